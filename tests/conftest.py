@@ -1,0 +1,38 @@
+"""One quiet process a worker: one thread for torch, no hub, and every cache in a folder that goes away."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports dspy, torch or huggingface_hub: they read these once.
+_SCRATCH = Path(tempfile.mkdtemp(prefix="agemem-tests-"))
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+os.environ.update(
+    {
+        "AGEMEM_HOME": str(_SCRATCH / "agemem"),
+        "DSPY_CACHEDIR": str(_SCRATCH / "dspy"),
+        "HF_HOME": str(_SCRATCH / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # litellm would fetch its price list when imported
+        "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+
+@pytest.fixture
+def agemem_home(tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder of this test's own."""
+    former = os.environ["AGEMEM_HOME"]
+    home = tmp_path / "home"
+    os.environ["AGEMEM_HOME"] = str(home)
+    yield home
+    os.environ["AGEMEM_HOME"] = former
