@@ -1,0 +1,154 @@
+"""The glossary: the values that travel from an episode to a weight update.
+
+Read top to bottom it is the life of one example: a `Memory` is stored, a `ToolEvent`
+records what was done, a `Completion` what the policy wrote, a `Step` joins the two, a
+`Trajectory` is three stages of steps, a `Group` is K trajectories of one task.
+All values are frozen; change one with `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Stage(enum.IntEnum):
+    """The three stages of a trajectory (AgeMem, section 3)."""
+
+    CONSTRUCT = 1
+    CONTROL = 2
+    REASON = 3
+
+
+class StopReason(enum.StrEnum):
+    """Why an episode ended, so that no reward has to guess."""
+
+    ANSWERED = "answered"
+    ROUND_LIMIT = "round_limit"
+    CONTEXT_OVERFLOW = "context_overflow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """One long-term entry. `score` is a cosine similarity, set only on search results."""
+
+    id: str
+    content: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    memory_type: str = "general"
+    created_at: str = ""
+    updated_at: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEvent:
+    """One executed operation. Rewards read these and nothing else (spec 6.2).
+
+    `memory_ids` and `contents` are parallel: what an LTM tool stored, changed, removed or
+    retrieved; for filter and summarize, `contents` holds the removed messages. `detail`
+    holds what replaced them (the summary) or, for update and delete, the former content.
+    `tokens_before` and `tokens_after` count the short-term context around the operation.
+    """
+
+    index: int
+    stage: Stage
+    turn: int
+    round: int
+    tool: str
+    arguments: Mapping[str, Any]
+    ok: bool
+    observation: str
+    error: str | None = None
+    memory_ids: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    detail: str = ""
+    tokens_before: int = 0
+    tokens_after: int = 0
+    automatic: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the sampler did in one LM call, token for token.
+
+    `prompt_ids` (P,), `completion_ids` (T,) and `logprobs` (T,) are the sampler's own; text is
+    never re-encoded. `logprobs` are natural logs under `temperature`; `model` names the
+    immutable weight version that sampled.
+    """
+
+    model: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    temperature: float
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One LM call of a trajectory: what was seen, what was written, what came of it.
+
+    `kind` is "act" for the agent's own step and "summarize" for the LM call inside
+    `summarize_context`. `completion` is None when the LM is not a local policy.
+    """
+
+    stage: Stage
+    turn: int
+    round: int
+    kind: str
+    context: tuple[Mapping[str, Any], ...]
+    output: Mapping[str, Any]
+    parsed: bool
+    prompt_tokens: int
+    events: tuple[ToolEvent, ...] = ()
+    completion: Completion | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One episode: its steps, its event log, and what was left at the end.
+
+    `answer` maps the task's output fields to values; None when the agent never answered.
+    `context_tokens` is T_used, the tokens in context when answering; `max_context_tokens`
+    is T_max. `context` holds the texts of the final context, `memories` the final LTM.
+    """
+
+    steps: tuple[Step, ...]
+    events: tuple[ToolEvent, ...]
+    answer: Mapping[str, Any] | None
+    stop_reason: StopReason
+    context_tokens: int
+    max_context_tokens: int
+    context: tuple[str, ...] = ()
+    memories: tuple[Memory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """K trajectories of one task with their rewards (K,), the unit of a GRPO update."""
+
+    task: str
+    trajectories: tuple[Trajectory, ...]
+    rewards: tuple[float, ...]
+    terms: tuple[Mapping[str, float], ...]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Anything that turns texts into unit vectors. `name` identifies the model to a store."""
+
+    name: str
+    dimension: int
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one L2-normalised row a text, float32, shape (n, dimension)."""
+        ...
