@@ -1,0 +1,284 @@
+"""Long-term memory: what every store promises, and the checks that all of them share.
+
+The contract is the docstring of `LongTermMemory`; `tests/contracts.py` holds every backend to it.
+Importing this module loads no database client and no model; `open` does, when it is called.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.types import Embedder, Memory
+
+MAX_TOP_K = 10_000
+Scalar = str | int | float | bool
+
+
+class LongTermMemory(ABC):
+    """The memories of one user, searched by meaning. This docstring is the contract.
+
+    Scope:    a store sees the entries of its own `user_id` and no others; an id of another user
+              is unknown here. `scoped` gives another user's view of the same store and embedder.
+    Ids:      UUID4 strings, never used twice, kept by an update.
+    Mutation: a call that returns has been written; a call that raises has changed nothing.
+              Returned memories are snapshots: changing their metadata does not change the store.
+              Contents are kept as given, to the last space.
+    Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best
+              first, by cosine similarity, equals (to six digits) oldest first.
+    Filters:  `where` keeps entries whose metadata has an equal value under every key. A list in the
+              metadata is equal to each of its items; 1 equals 1.0 but not True.
+    Times:    ISO 8601, UTC, microseconds.
+    Threads:  every method may be called from any thread. A store is shared by `copy.deepcopy` and
+              refuses to be pickled, since a connection cannot travel.
+    Errors:   `MemoryStoreError` or one of its children, with a message that says what to do.
+    """
+
+    @staticmethod
+    def open(
+        where: str | os.PathLike[str], *, user_id: str = "default", embedder: Embedder | None = None
+    ) -> LongTermMemory:
+        """Open a store and return the view of one user.
+
+        Args:
+            where: ":memory:" (private, gone when closed), a folder (embedded and persistent, made if
+                missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`).
+            user_id: whose memories these are.
+            embedder: what makes vectors of texts; `default_embedder()` if None.
+
+        Raises:
+            StoreLocked: another process has the folder open.
+            EmbedderMismatch: the store was built with another embedding model.
+            MissingDependency: a package is not installed.
+            MemoryStoreError: the place cannot be opened.
+        """
+        from agemem_dspy.memory.qdrant import QdrantMemory
+
+        if embedder is None:
+            from agemem_dspy.memory.embedder import default_embedder
+
+            embedder = default_embedder()
+        return QdrantMemory(where, user_id=user_id, embedder=embedder)
+
+    @property
+    @abstractmethod
+    def user_id(self) -> str:
+        """Return whose memories these are."""
+
+    @property
+    @abstractmethod
+    def embedder(self) -> Embedder:
+        """Return what makes vectors of texts."""
+
+    @abstractmethod
+    def add(self, content: str, metadata: Mapping[str, Any] | None = None, memory_type: str = "general") -> Memory:
+        """Store a new entry and return it.
+
+        Raises:
+            MemoryStoreError: blank content, metadata that is not JSON, or a failed write.
+        """
+
+    @abstractmethod
+    def update(self, id: str, content: str, metadata: Mapping[str, Any] | None = None) -> Memory:
+        """Replace the content of an entry in place, merge the metadata into its own, return it.
+
+        Raises:
+            MemoryNotFound: no entry with this id in this scope.
+            MemoryStoreError: as for `add`.
+        """
+
+    @abstractmethod
+    def delete(self, id: str) -> None:
+        """Remove an entry for good.
+
+        Raises:
+            MemoryNotFound: no entry with this id in this scope.
+        """
+
+    @abstractmethod
+    def get(self, id: str) -> Memory:
+        """Return the entry with this id.
+
+        Raises:
+            MemoryNotFound: no entry with this id in this scope.
+        """
+
+    @abstractmethod
+    def search(self, query: str, top_k: int = 3, where: Mapping[str, Scalar] | None = None) -> list[Memory]:
+        """Return the `top_k` entries nearest to the query, best first, each with its cosine `score`.
+
+        Raises:
+            MemoryStoreError: blank query, `top_k` outside 1..10000, or a filter value that is no scalar.
+        """
+
+    @abstractmethod
+    def all(self) -> list[Memory]:
+        """Return every entry of this user, oldest first."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many entries this user has."""
+
+    @abstractmethod
+    def scoped(self, user_id: str) -> LongTermMemory:
+        """Return another user's view of the same store; it stays open when this one is closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the store; closing twice is harmless, any other call afterwards raises."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        raise MemoryStoreError(
+            f"A {type(self).__name__} cannot be pickled: a connection cannot travel. Keep its folder or URL "
+            "and call LongTermMemory.open again on the other side."
+        )
+
+
+def checked_text(text: object, what: str) -> str:
+    """Return `text` if it can be stored and embedded.
+
+    Raises:
+        MemoryStoreError: not a string, blank, with a NUL character, or not encodable as UTF-8.
+    """
+    if not isinstance(text, str):
+        raise MemoryStoreError(f"The {what} must be a string, not {type(text).__name__}.")
+    if not text.strip():
+        raise MemoryStoreError(f"The {what} is empty: give it some text.")
+    _refuse_unstorable(text, what)
+    return text
+
+
+def checked_metadata(metadata: object) -> dict[str, Any]:
+    """Return a deep copy of the metadata as plain JSON values (tuples become lists); None is {}.
+
+    Raises:
+        MemoryStoreError: not a mapping, a key that is no string, or a value that JSON cannot hold.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise MemoryStoreError(
+            f'The metadata must be a mapping such as {{"topic": "travel"}}, not {type(metadata).__name__}.'
+        )
+    try:
+        return {_checked_key(key): _plain(value, key) for key, value in metadata.items()}
+    except RecursionError:
+        raise MemoryStoreError("The metadata is nested too deeply or contains itself: flatten it.") from None
+
+
+def checked_where(where: object) -> dict[str, Scalar]:
+    """Return the metadata filter; None is {}.
+
+    Raises:
+        MemoryStoreError: not a mapping, a key with a quote or bracket, or a value that is no scalar.
+    """
+    if where is None:
+        return {}
+    if not isinstance(where, Mapping):
+        raise MemoryStoreError(
+            f'The metadata filter must be a mapping such as {{"topic": "travel"}}, not {type(where).__name__}.'
+        )
+    for key, value in where.items():
+        _checked_key(key)
+        if not key or any(character in key for character in '"[]\\'):
+            raise MemoryStoreError(f"Cannot filter on the metadata key {key!r}: quotes and brackets do not work there.")
+        if not isinstance(value, str | int | float):
+            raise MemoryStoreError(
+                f"The filter value of {key!r} must be a string, number or boolean, not {type(value).__name__}."
+            )
+        _plain(value, key)
+    return dict(where)
+
+
+def checked_top_k(top_k: object) -> int:
+    """Return `top_k` if it is an integer from 1 to 10000.
+
+    Raises:
+        MemoryStoreError: anything else.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
+        raise MemoryStoreError(f"top_k must be an integer from 1 to {MAX_TOP_K}, not {top_k!r}.")
+    return top_k
+
+
+def checked_id(memory_id: object, user_id: str) -> str:
+    """Return `memory_id` if it can be the id of an entry.
+
+    Raises:
+        MemoryNotFound: not a UUID as `add` returns it, so no entry can have it.
+    """
+    try:
+        if isinstance(memory_id, str) and str(uuid.UUID(memory_id)) == memory_id:
+            return memory_id
+    except ValueError:
+        pass  # falls through to the one error for every id that cannot exist
+    raise not_found(memory_id, user_id)
+
+
+def not_found(memory_id: object, user_id: str) -> MemoryNotFound:
+    """Return the error for an id that this user does not have."""
+    return MemoryNotFound(
+        f"User {user_id!r} has no memory with the id {memory_id!r}. Use an id that add, search or all returned."
+    )
+
+
+def _refuse_unstorable(text: str, what: str) -> None:
+    if "\x00" in text:
+        raise MemoryStoreError(f"The {what} contains a NUL character, which cannot be stored: remove it.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MemoryStoreError(f"The {what} is not valid Unicode at character {error.start}: {error.reason}.") from None
+
+
+def _checked_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise MemoryStoreError(f"Metadata keys must be strings, but {key!r} is {type(key).__name__}.")
+    _refuse_unstorable(key, "metadata key")
+    return key
+
+
+def _plain(value: object, key: object) -> Any:
+    """Copy a JSON value; refuse what JSON, or a 64-bit integer, cannot hold."""
+    if isinstance(value, str):
+        _refuse_unstorable(value, f"metadata value of {key!r}")
+        return value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Mapping):
+        return {_checked_key(name): _plain(item, key) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, key) for item in value]
+    raise MemoryStoreError(
+        f"The metadata value of {key!r} cannot be written as JSON ({_shown(value)}). Use strings, finite numbers "
+        "(integers of 64 bits), booleans, None, lists and mappings of these."
+    )
+
+
+def _shown(value: object) -> str:
+    return f"{json.dumps(value)[:40]}" if isinstance(value, int | float) else f"a {type(value).__name__}"

@@ -1,0 +1,276 @@
+"""What every backend of a protocol must do: subclass a class, give it its fixture, and pytest runs it.
+
+A subclass of `LongTermMemoryContract` provides `store`, empty, opened for the user "ana" with a `HashEmbedder`.
+A subclass of `EmbedderContract` provides `embedder`.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import pickle
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.memory.long_term import LongTermMemory
+from agemem_dspy.types import Embedder
+
+WHERE: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["a", "b", "c"]),
+    ({"topic": "travel"}, ["a", "b"]),
+    ({"topic": "travel", "turn": 2}, ["b"]),
+    ({"turn": 1}, ["a"]),
+    ({"turn": 1.0}, ["a"]),
+    ({"turn": True}, []),
+    ({"turn": 2**60}, ["c"]),
+    ({"turn": 2**60 + 1}, []),
+    ({"sure": True}, ["a"]),
+    ({"sure": 1}, []),
+    ({"price": 99.5}, ["c"]),
+    ({"tags": "sun"}, ["c"]),
+    ({"two words": "x"}, ["c"]),
+    ({"a.b": "y"}, ["c"]),
+    ({"topic": "Travel"}, []),
+    ({"missing": "travel"}, []),
+]
+
+
+class LongTermMemoryContract:
+    """The promises in the docstring of `LongTermMemory`."""
+
+    def test_what_is_added_is_found_again_unchanged(self, store: LongTermMemory) -> None:
+        metadata = {
+            "topic": "travel",
+            "nights": 3,
+            "price": 99.5,
+            "paid": False,
+            "tags": ["sea", "sun"],
+            "of": {"a": None},
+        }
+        added = store.add("  Ana likes café terraces. \n", metadata, "preference")
+        assert store.get(added.id) == added
+        assert added.content == "  Ana likes café terraces. \n"
+        assert added.metadata == metadata
+        assert added.memory_type == "preference"
+        assert added.score is None
+
+    def test_ids_are_distinct_uuid4_strings(self, store: LongTermMemory) -> None:
+        ids = [store.add("same text").id for _ in range(5)]
+        assert len(set(ids)) == 5
+        assert all(str(uuid.UUID(id, version=4)) == id for id in ids)
+
+    def test_times_are_utc_with_microseconds(self, store: LongTermMemory) -> None:
+        before = datetime.datetime.now(datetime.UTC)
+        memory = store.add("a fact")
+        assert memory.created_at == memory.updated_at
+        moment = datetime.datetime.fromisoformat(memory.created_at)
+        assert moment.utcoffset() == datetime.timedelta(0)
+        assert before <= moment <= datetime.datetime.now(datetime.UTC)
+        assert "." in memory.created_at
+
+    def test_update_keeps_id_type_place_and_birth_and_merges_metadata(self, store: LongTermMemory) -> None:
+        first = store.add("Ana wants a window seat", {"topic": "flight", "sure": True}, "preference")
+        second = store.add("Ana eats no fish")
+        updated = store.update(first.id, "Ana wants an aisle seat", {"sure": False, "turn": 4})
+        assert updated == store.get(first.id)
+        assert (updated.id, updated.memory_type, updated.created_at) == (first.id, "preference", first.created_at)
+        assert updated.metadata == {"topic": "flight", "sure": False, "turn": 4}
+        assert updated.updated_at > first.updated_at
+        assert [memory.id for memory in store.all()] == [first.id, second.id]
+
+    def test_update_moves_the_vector(self, store: LongTermMemory) -> None:
+        memory = store.add("blue bicycle")
+        store.update(memory.id, "green umbrella")
+        [found] = store.search("green umbrella", top_k=1)
+        assert found.score == pytest.approx(1.0, abs=1e-5)
+        assert found.content == "green umbrella"
+
+    def test_deleted_is_gone(self, store: LongTermMemory) -> None:
+        kept, lost = store.add("keep this"), store.add("lose this")
+        store.delete(lost.id)
+        assert store.all() == [kept]
+        assert [memory.id for memory in store.search("lose this", top_k=5)] == [kept.id]
+        for call in (store.get, store.delete, lambda id: store.update(id, "back again")):
+            with pytest.raises(MemoryNotFound, match=lost.id):
+                call(lost.id)
+        assert store.count() == 1
+
+    def test_all_is_in_insertion_order(self, store: LongTermMemory) -> None:
+        contents = [f"fact number {number}" for number in range(15)]
+        for content in contents:
+            store.add(content)
+        assert [memory.content for memory in store.all()] == contents
+        assert store.count() == 15
+
+    def test_search_is_by_cosine_best_first(self, store: LongTermMemory) -> None:
+        texts = ["Ana books a hotel in Rome", "a hotel in Paris", "the cat sleeps", "Rome has hotels and cats"]
+        for text in texts:
+            store.add(text)
+        query = "a hotel in Rome"
+        vectors = store.embedder.embed([query, *texts])
+        expected = sorted(zip((vectors[1:] @ vectors[0]).tolist(), texts, strict=True), reverse=True)[:3]
+        found = store.search(query)
+        assert [memory.content for memory in found] == [text for _, text in expected]
+        assert [memory.score for memory in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+
+    def test_equal_scores_are_oldest_first_and_never_above_one(self, store: LongTermMemory) -> None:
+        ids = [store.add("twice told tale").id for _ in range(3)]
+        found = store.search("twice told tale", top_k=3)
+        assert [memory.id for memory in found] == ids
+        assert all(memory.score is not None and memory.score <= 1.0 for memory in found)
+
+    def test_search_of_an_empty_store_finds_nothing(self, store: LongTermMemory) -> None:
+        assert store.search("anything") == []
+        assert store.all() == []
+        assert store.count() == 0
+
+    def test_where_is_equality_of_metadata(self, store: LongTermMemory) -> None:
+        store.add("a", {"topic": "travel", "turn": 1, "sure": True})
+        store.add("b", {"topic": "travel", "turn": 2, "sure": False})
+        store.add(
+            "c", {"topic": "food", "turn": 2**60, "price": 99.5, "tags": ["sea", "sun"], "two words": "x", "a.b": "y"}
+        )
+        for where, expected in WHERE:
+            found = [memory.content for memory in store.search("a b c", top_k=10, where=where)]
+            assert sorted(found) == expected, where
+
+    def test_where_is_applied_before_top_k(self, store: LongTermMemory) -> None:
+        for number in range(10):
+            store.add("hotel in Rome", {"turn": number})
+        wanted = store.add("something else altogether", {"turn": 99})
+        assert [memory.id for memory in store.search("hotel in Rome", top_k=1, where={"turn": 99})] == [wanted.id]
+
+    def test_users_do_not_see_each_other(self, store: LongTermMemory) -> None:
+        mine = store.add("Ana's secret", {"k": 1})
+        with store.scoped("bob") as bobs:
+            assert bobs.user_id == "bob"
+            assert bobs.embedder is store.embedder
+            assert (bobs.count(), bobs.all(), bobs.search("Ana's secret", where={"k": 1})) == (0, [], [])
+            for call in (bobs.get, bobs.delete, lambda id: bobs.update(id, "taken over")):
+                with pytest.raises(MemoryNotFound, match="'bob'"):
+                    call(mine.id)
+            his = bobs.add("Bob's secret")
+            assert bobs.all() == [his]
+        assert store.user_id == "ana"
+        assert store.all() == [mine]
+        with store.scoped("ana") as again:
+            assert again.all() == [mine]
+
+    def test_returned_metadata_is_a_snapshot(self, store: LongTermMemory) -> None:
+        given = {"tags": ["sea"]}
+        added = store.add("a fact", given)
+        given["tags"].append("given")
+        added.metadata["tags"].append("added")
+        store.get(added.id).metadata["tags"].append("got")
+        assert store.get(added.id).metadata == {"tags": ["sea"]}
+
+    def test_tuples_come_back_as_lists(self, store: LongTermMemory) -> None:
+        assert store.add("a fact", {"pair": (1, 2)}).metadata == {"pair": [1, 2]}
+
+    def test_threads_may_share_it(self, store: LongTermMemory) -> None:
+        start = threading.Barrier(8)
+
+        def work(worker: int) -> None:
+            start.wait()
+            for number in range(4):
+                memory = store.add(f"worker {worker} says {number}", {"worker": worker})
+                store.search(f"worker {worker}", top_k=2)
+                if number % 2:
+                    store.delete(memory.id)
+                else:
+                    store.update(memory.id, f"worker {worker} repeats {number}")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        expected = {f"worker {worker} repeats {number}" for worker in range(8) for number in (0, 2)}
+        assert {memory.content for memory in store.all()} == expected
+        assert store.count() == 16
+
+    def test_copies_share_the_store_and_pickles_are_refused(self, store: LongTermMemory) -> None:
+        assert copy.deepcopy({"memory": store})["memory"] is store
+        assert copy.copy(store) is store
+        with pytest.raises(MemoryStoreError, match="LongTermMemory.open"):
+            pickle.dumps(store)
+
+    def test_closing_ends_this_view_and_no_other(self, store: LongTermMemory) -> None:
+        memory = store.add("a fact")
+        other = store.scoped("ana")
+        store.close()
+        store.close()
+        calls: list[Callable[[], Any]] = [
+            lambda: store.add("more"),
+            lambda: store.update(memory.id, "more"),
+            lambda: store.delete(memory.id),
+            lambda: store.get(memory.id),
+            lambda: store.search("fact"),
+            store.all,
+            store.count,
+            lambda: store.scoped("bob"),
+        ]
+        for call in calls:
+            with pytest.raises(MemoryStoreError, match="closed"):
+                call()
+        assert other.all() == [memory]
+        other.close()
+
+
+class EmbedderContract:
+    """The promises in the docstring of `Embedder`."""
+
+    def test_it_is_named_and_sized(self, embedder: Embedder) -> None:
+        assert isinstance(embedder, Embedder)
+        assert embedder.name
+        assert embedder.dimension > 0
+
+    def test_rows_are_unit_float32(self, embedder: Embedder) -> None:
+        texts = ["Ana likes tea", "", "   ", "ünï©ode 東京 🙂", "x" * 5000, "word " * 1000, "tab\tand\nline"]
+        rows = embedder.embed(texts)
+        assert rows.dtype == np.float32
+        assert rows.shape == (len(texts), embedder.dimension)
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
+
+    def test_no_texts_no_rows(self, embedder: Embedder) -> None:
+        assert embedder.embed([]).shape == (0, embedder.dimension)
+
+    def test_a_text_has_one_vector_whatever_surrounds_it(self, embedder: Embedder) -> None:
+        texts = ["short", "a somewhat longer sentence about hotels", "tea " * 60]
+        together = embedder.embed(texts)
+        alone = np.concatenate([embedder.embed([text]) for text in texts])
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+
+    def test_shared_words_are_nearer_than_none(self, embedder: Embedder) -> None:
+        query, near, far = embedder.embed(
+            ["the hotel in Rome is booked", "we booked the hotel in Rome", "quarterly tax forms"]
+        )
+        assert query @ near > 0.6
+        assert query @ far < 0.3
+
+    def test_it_does_not_hand_out_its_own_rows(self, embedder: Embedder) -> None:
+        first = embedder.embed(["a text"])
+        kept = first.copy()
+        first[:] = 0.0
+        np.testing.assert_array_equal(embedder.embed(["a text"]), kept)
+
+    def test_threads_may_share_it(self, embedder: Embedder) -> None:
+        texts = [f"sentence number {number}" for number in range(12)]
+        expected = embedder.embed(texts)
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: embedder.embed(texts), range(8)))
+        for rows in results:
+            np.testing.assert_allclose(rows, expected, atol=1e-4)
+
+    @pytest.mark.parametrize("bad", ["a bare string", 3, None, ["ok", None], [b"bytes"]])
+    def test_what_is_no_list_of_strings_is_refused(self, embedder: Embedder, bad: Any) -> None:
+        with pytest.raises(MemoryStoreError, match="strings"):
+            embedder.embed(bad)
+
+    def test_it_can_be_copied(self, embedder: Embedder) -> None:
+        twin = copy.deepcopy(embedder)
+        np.testing.assert_array_equal(twin.embed(["a text"]), embedder.embed(["a text"]))
