@@ -1,0 +1,138 @@
+"""What an evaluation found: one row a question, means with 95 % bootstrap intervals, paired gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agemem_dspy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_RESAMPLES, _CONFIDENCE, _SEED = 2000, 0.95, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean and its 95 % percentile bootstrap interval, in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Bootstrap the mean of n values with 2000 resamples and a fixed seed; n = 1 has no width.
+
+        Raises:
+            ConfigurationError: there are no values.
+        """
+        if not values:
+            raise ConfigurationError("an interval needs at least one value")
+        values_N = np.asarray(values, dtype=np.float64)
+        mean = float(values_N.mean())
+        if np.ptp(values_N) == 0.0:
+            return cls(mean=mean, low=mean, high=mean)
+        generator = np.random.default_rng(_SEED)
+        means_R = [float(generator.choice(values_N, size=len(values_N)).mean()) for _ in range(_RESAMPLES)]
+        tail = 100 * (1 - _CONFIDENCE) / 2
+        low, high = np.percentile(means_R, [tail, 100 - tail])
+        return cls(mean=mean, low=float(low), high=float(high))
+
+    def as_dict(self) -> dict[str, float]:
+        """Return {"mean", "low", "high"}."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """The rows of one evaluation, in the order of the data set.
+
+    A term is any numeric column: the reward's terms, `reward`, `answer`, `memory_quality`,
+    `parse_rate`, `tool_success`, `prompt_tokens`, `completion_tokens`, `steps`, `tool_calls`,
+    `seconds`. A row where a term does not apply (no tool call, so no success rate) is left out.
+    """
+
+    name: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Name every numeric column, in the order of the rows."""
+        names = dict.fromkeys(name for row in self.rows for name, value in row.items() if _is_number(value))
+        return tuple(names)
+
+    def values(self, term: str) -> dict[str, float]:
+        """Map the id of each row to its value of a term.
+
+        Raises:
+            ConfigurationError: no row has the term.
+        """
+        found = {str(row["id"]): float(row[term]) for row in self.rows if _is_number(row.get(term))}
+        if not found:
+            raise ConfigurationError(f"evaluation {self.name!r} has no term {term!r}; it has {', '.join(self.terms)}")
+        return found
+
+    def mean(self, term: str) -> float:
+        """Return the mean of a term."""
+        return self.interval(term).mean
+
+    def interval(self, term: str) -> Interval:
+        """Return the mean of a term with its 95 % bootstrap interval."""
+        return Interval.of(list(self.values(term).values()))
+
+    def paired_gain(self, other: EvaluationResult, term: str) -> Interval:
+        """Return the mean of (ours - theirs) over the same questions, resampled by question.
+
+        Raises:
+            ConfigurationError: the two evaluations do not have the term for the same questions.
+        """
+        ours, theirs = self.values(term), other.values(term)
+        if ours.keys() != theirs.keys():
+            unpaired = sorted(ours.keys() ^ theirs.keys())
+            raise ConfigurationError(
+                f"{self.name!r} and {other.name!r} do not share {len(unpaired)} questions ({', '.join(unpaired[:3])}); "
+                "a paired gain needs both over the same split"
+            )
+        return Interval.of([ours[key] - theirs[key] for key in ours])
+
+    def summary(self) -> dict[str, Any]:
+        """Return {"n", term: {"mean", "low", "high"}, "calls": {tool: {"attempted", "ok"}}} as JSON."""
+        intervals = {term: self.interval(term).as_dict() for term in self.terms}
+        return {"n": len(self.rows), **intervals, "calls": self.calls()}
+
+    def calls(self) -> dict[str, dict[str, float]]:
+        """Return the mean calls of each tool per question, attempted and successful."""
+        tools = sorted({tool for row in self.rows for tool in row.get("calls", {})})
+        return {
+            tool: {
+                kind: sum(row.get("calls", {}).get(tool, {}).get(kind, 0) for row in self.rows) / len(self.rows)
+                for kind in ("attempted", "ok")
+            }
+            for tool in tools
+        }
+
+    def table(self) -> Table:
+        """Return a rich table: one line a term, with mean and interval."""
+        from rich.table import Table  # only who shows a table pays for rich
+
+        table = Table(title=f"{self.name} (n = {len(self.rows)})")
+        table.add_column("term")
+        for column in ("mean", "95 % low", "95 % high"):
+            table.add_column(column, justify="right")
+        for term in self.terms:
+            found = self.interval(term)
+            table.add_row(term, *(_shown(number) for number in (found.mean, found.low, found.high)))
+        return table
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3f}"
