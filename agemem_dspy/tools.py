@@ -1,0 +1,306 @@
+"""MemoryToolkit: binds the six operations to one long-term and one short-term memory.
+
+Every call, good or bad, becomes one `ToolEvent` in an append-only log. A call that is malformed or
+impossible changes nothing and is answered by an observation that says how to mend it.
+Deviations from the paper: 1. the task's question and the message that issued a call are never summarized
+or filtered away; 2. ids are shown as short aliases (m1, m2, …); 3. a filter that matches nothing is a failed
+call; 4. the paper's tool names and argument spellings are accepted as aliases and noted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from pydantic import ValidationError
+
+from agemem_dspy.errors import ConfigurationError, MemoryStoreError, ToolError
+from agemem_dspy.memory.embedder import similarity
+from agemem_dspy.memory.long_term import LongTermMemory, checked_metadata, checked_text, checked_where
+from agemem_dspy.memory.short_term import Message, ShortTermMemory
+from agemem_dspy.signatures import (
+    OPERATIONS,
+    TOOL_ALIASES,
+    MemoryOperation,
+    argument_model,
+    canonical_call,
+    tool_from_signature,
+)
+from agemem_dspy.types import Memory, Stage, ToolEvent
+
+READ_TOOLS = frozenset({"retrieve_memory"})
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """A request to whoever drives the toolkit: call a user's tool and send its result back."""
+
+    call: dspy.Tool
+    inputs: Mapping[str, Any]
+
+
+# Writes a summary; a generator, since whoever drives the toolkit makes its LM call.
+Summarizer = Callable[[str], Generator[Any, Any, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    observation: str
+    memory_ids: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class MemoryToolkit:
+    """The tools of one episode. Not thread-safe: one episode, one toolkit.
+
+    Args:
+        long_term: where add, update, delete and retrieve work.
+        short_term: what summarize and filter edit.
+        operations: the six signatures whose wording the tools carry; the shipped ones by default.
+        tools: further tools of the user's, each with a name of its own.
+        filter_threshold: theta_f, the cosine from which a message matches the criteria of a filter.
+
+    `stage`, `turn` and `round` are set by the episode and stamped on every event.
+
+    Raises:
+        ConfigurationError: two tools share a name.
+    """
+
+    def __init__(
+        self,
+        long_term: LongTermMemory,
+        short_term: ShortTermMemory,
+        *,
+        operations: Mapping[str, MemoryOperation] | None = None,
+        tools: Iterable[dspy.Tool] = (),
+        filter_threshold: float = 0.6,
+    ) -> None:
+        self.long_term, self.short_term = long_term, short_term
+        self.filter_threshold = filter_threshold
+        self.stage, self.turn, self.round = Stage.REASON, 0, 0
+        self._events: list[ToolEvent] = []
+        self._alias_of: dict[str, str] = {}
+        self._id_of: dict[str, str] = {}
+        operations = operations or {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
+        self._arguments = {name: argument_model(op.signature) for name, op in operations.items()}
+        self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
+        self._users: dict[str, dspy.Tool] = {}
+        for tool in tools:
+            if tool.name.lower() in TOOL_ALIASES or tool.name in self._users:
+                raise ConfigurationError(f"rename the tool {tool.name!r}: another tool has that name")
+            self._users[tool.name] = tool
+
+    @property
+    def tools(self) -> list[dspy.Tool]:
+        """All tools as `dspy.Tool`s, memory first."""
+        return [*self._own.values(), *self._users.values()]
+
+    @property
+    def memory_tools(self) -> frozenset[str]:
+        """The names of the six memory tools."""
+        return frozenset(self._own)
+
+    @property
+    def events(self) -> tuple[ToolEvent, ...]:
+        """The log so far, oldest first; it only grows."""
+        return tuple(self._events)
+
+    def alias(self, memory: Memory) -> str:
+        """Return the short id under which the agent knows a memory."""
+        if memory.id not in self._alias_of:
+            alias = f"m{len(self._alias_of) + 1}"
+            self._alias_of[memory.id], self._id_of[alias] = alias, memory.id
+        return self._alias_of[memory.id]
+
+    def recall(self, query: str, top_k: int) -> ToolEvent:
+        """Retrieve on the system's behalf (stage 1); the event is marked automatic and earns nothing."""
+        before = self.short_term.tokens
+        outcome = self._retrieve(query, top_k, {})
+        return self._log("retrieve_memory", {"query": query, "top_k": top_k}, before, outcome, automatic=True)
+
+    def run(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_message: int | None = None,
+        summarize: Summarizer | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Generator[Any, Any, ToolEvent]:
+        """Execute one call as a generator: it yields what a driver must do (`Invoke`, LM calls) and returns the event.
+
+        Args:
+            name: a tool's name or the paper's name for it.
+            arguments: as the policy wrote them.
+            call_message: id of the message that issued the call; it cannot be filtered or summarized.
+            summarize: writes the summary of a conversation; needed for `summarize_context` alone.
+            notes: the parser's remarks, kept on the event.
+        """
+        before = self.short_term.tokens
+        tool, values, renamed = (name, dict(arguments), []) if name in self._users else canonical_call(name, arguments)
+        notes = (*notes, *renamed)
+        try:
+            outcome = yield from self._dispatch(tool, values, summarize, call_message)
+        except ToolError as error:
+            return self._log(tool, arguments, before, _Outcome(f"error: {error}"), error=str(error), notes=notes)
+        return self._log(tool, arguments, before, outcome, notes=notes)
+
+    def reject(self, error: str) -> ToolEvent:
+        """Log a step that was not a call at all, and tell the agent."""
+        before = self.short_term.tokens
+        return self._log("", {}, before, _Outcome(f"error: {error}"), error=error)
+
+    def _dispatch(
+        self, name: str, arguments: dict[str, Any], summarize: Summarizer | None, call_message: int | None
+    ) -> Generator[Any, Any, _Outcome]:
+        if name in self._users:
+            return (yield from self._invoke(self._users[name], arguments))
+        if name not in self._own:
+            raise ToolError(f"there is no tool {name!r}; use one of {', '.join(t.name for t in self.tools)}")
+        try:
+            values: Any = self._arguments[name].model_validate(arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where, takes = ".".join(str(part) for part in first["loc"]), ", ".join(self._own[name].args)
+            raise ToolError(f"{name}: argument {where!r}: {first['msg'].lower()}; it takes {takes}") from error
+        match name:
+            case "summarize_context":
+                return (yield from self._summarize(values.span, summarize, call_message))
+            case "filter_context":
+                return self._filter(values.criteria, call_message)
+        return self._long_term(name, values)
+
+    def _long_term(self, name: str, values: Any) -> _Outcome:
+        store = self.long_term
+        match name:
+            case "add_memory":
+                kind = _text(values.memory_type, "memory_type")
+                added = store.add(_text(values.content, "content"), _labels(values.metadata), kind)
+                return _Outcome(f"added {self.alias(added)}", (added.id,), (added.content,))
+            case "update_memory":
+                old = self._stored(values.memory_id)
+                new = store.update(old.id, _text(values.content, "content"), _labels(values.metadata))
+                return _Outcome(f"updated {self.alias(new)}", (new.id,), (new.content,), old.content)
+            case "delete_memory":
+                gone = self._stored(values.memory_id)
+                if not values.confirmation:
+                    raise ToolError("nothing was deleted: set confirmation to true to delete")
+                store.delete(gone.id)
+                del self._id_of[values.memory_id]
+                return _Outcome(f"deleted {values.memory_id}", (gone.id,), (gone.content,), gone.content)
+            case _:
+                if not 1 <= values.top_k <= 100:
+                    raise ToolError("top_k must be between 1 and 100")
+                where = _admitted(checked_where, values.metadata_filter)
+                return self._retrieve(_text(values.query, "query"), values.top_k, where)
+
+    def _retrieve(self, query: str, top_k: int, where: Mapping[str, Any]) -> _Outcome:
+        found = self.long_term.search(query, top_k=top_k, where=dict(where) or None)
+        lines = [f"{self.alias(memory)}: {memory.content}" for memory in found]
+        text = "\n".join(lines) if lines else "no memories found"
+        return _Outcome(text, tuple(m.id for m in found), tuple(m.content for m in found))
+
+    def _stored(self, alias: str) -> Memory:
+        try:
+            return self.long_term.get(self._id_of[alias])
+        except KeyError as error:  # never shown, or removed since
+            known = ", ".join(list(self._id_of)[-10:]) or "none yet: add or retrieve first"
+            raise ToolError(f"there is no memory {alias!r}; known ids: {known}") from error
+
+    def _removable(self, call_message: int | None) -> list[Message]:
+        return [m for m in self.short_term.messages if not m.pinned and m.id != call_message]
+
+    def _summarize(
+        self, span: str, summarize: Summarizer | None, call_message: int | None
+    ) -> Generator[Any, Any, _Outcome]:
+        messages = self._removable(call_message)
+        if span != "all":
+            if not re.fullmatch(r"0*[1-9][0-9]{0,8}", span, re.ASCII):
+                raise ToolError('span must be "all" or a number of messages, such as "3"')
+            messages = messages[-int(span) :]
+        if not messages:
+            raise ToolError("there is nothing to summarize")
+        conversation = "\n".join(f"{m.role}: {m.content}" for m in messages)
+        if summarize is None:
+            raise ConfigurationError("summarize_context needs an LM call: pass summarize= to MemoryToolkit.run")
+        summary = yield from summarize(conversation)
+        if not summary:
+            raise ToolError("the summary was empty; nothing was replaced")
+        self.short_term.replace(
+            [m.id for m in messages], Message(role="user", content=f"summary: {summary}", kind="summary")
+        )
+        return _Outcome(f"summarized {len(messages)} messages", (), tuple(m.content for m in messages), summary)
+
+    def _filter(self, criteria: str, call_message: int | None) -> _Outcome:
+        messages = self._removable(call_message)
+        criteria = _text(criteria, "criteria")
+        scores = similarity(self.long_term.embedder, criteria, [m.content for m in messages]).tolist()
+        matching = [m for m, score in zip(messages, scores, strict=True) if score >= self.filter_threshold]
+        if not matching:
+            raise ToolError("no message matches the criteria; nothing was removed")
+        self.short_term.remove([m.id for m in matching])
+        return _Outcome(f"removed {len(matching)} messages", (), tuple(m.content for m in matching))
+
+    def _invoke(self, tool: dspy.Tool, arguments: dict[str, Any]) -> Generator[Any, Any, _Outcome]:
+        try:
+            result = yield Invoke(tool, arguments)
+            return _Outcome(result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False))
+        except Exception as error:  # a user's tool may raise anything; the agent is told
+            raise ToolError(f"{tool.name} failed: {error}") from error
+
+    def _log(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        before: int,
+        outcome: _Outcome,
+        *,
+        error: str | None = None,
+        automatic: bool = False,
+        notes: tuple[str, ...] = (),
+    ) -> ToolEvent:
+        event = ToolEvent(
+            index=len(self._events),
+            stage=self.stage,
+            turn=self.turn,
+            round=self.round,
+            tool=tool,
+            arguments=dict(arguments),
+            ok=error is None,
+            observation=outcome.observation,
+            error=error,
+            memory_ids=outcome.memory_ids,
+            contents=outcome.contents,
+            detail=outcome.detail,
+            tokens_before=before,
+            tokens_after=self.short_term.tokens,
+            automatic=automatic,
+            notes=notes,
+        )
+        self._events.append(event)
+        return event
+
+
+def _admitted(check: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a store's check of its input now, where a refusal is the policy's mistake."""
+    try:
+        return check(*arguments)
+    except MemoryStoreError as error:
+        raise ToolError(str(error)) from error
+
+
+def _text(value: str, argument: str) -> str:
+    return str(_admitted(checked_text, value, argument)).strip()
+
+
+def _labels(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_admitted(checked_metadata, metadata))
+
+
+def _driven(**arguments: Any) -> Any:
+    raise ConfigurationError("memory tools act on an episode: call them through MemoryToolkit.run")
