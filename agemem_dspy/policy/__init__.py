@@ -1,0 +1,1 @@
+"""A local model behind `dspy.LM(engine=…)`. Importing this package loads no torch; its modules do."""

@@ -1,0 +1,340 @@
+"""A local transformers model behind `dspy.LM(engine=…)`: batches, tapes, serves versions.
+
+Requests from any number of threads are gathered for a few milliseconds and sampled together.
+Every completion is taped token for token (see `recorder`). Trained weights are immutable named
+versions: the model string `name@version` picks one, `name` alone is the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import dspy
+import numpy as np
+import torch
+from dspy import lm15
+from dspy.clients.engines.base import validate_request
+from transformers import PreTrainedModel
+
+from agemem_dspy.errors import ConfigurationError, ModelError
+from agemem_dspy.policy.batching import MicroBatcher, Pending
+from agemem_dspy.policy.generation import GenerationCounts, PrefixPool, Row, TokenIds, generate
+from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.models import LoadedModel, load
+from agemem_dspy.policy.recorder import current_random, current_tape
+from agemem_dspy.types import Completion
+
+
+_living: WeakValueDictionary[tuple[str, str], PolicyEngine] = WeakValueDictionary()  # what `load_state` can share
+_loading = threading.Lock()
+
+
+class PolicyEngine:
+    """Samples from one base model under any number of LoRA versions.
+
+    Args:
+        loaded: model and tokenizer from `policy.models.load`.
+        name: what the model is called in `local/<name>`; its folder's name when left out.
+        max_batch: most requests sampled together.
+        gather_seconds: how long to wait for one more request before a batch starts.
+        prefix_bytes: memory for reusable keys and values; 0 recomputes every prompt.
+        seed: of the sampling stream used outside `recorder.sampling_seed`.
+
+    Thread-safe. `copy.deepcopy` returns the same engine, so optimizers that copy programs share weights.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        name: str | None = None,
+        max_batch: int = 32,
+        gather_seconds: float = 0.02,
+        prefix_bytes: int = 1 << 30,
+        seed: int = 0,
+    ) -> None:
+        self.loaded = loaded
+        self.name = f"local/{name or loaded.name}"
+        self.model, self.tokenizer = loaded.model.eval(), loaded.tokenizer
+        self.context_length = int(self.model.config.max_position_embeddings)
+        self.counts = GenerationCounts()
+        self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
+        self._versions: dict[str, LoraWeights] = {}
+        self._loaded_version = ""
+        self._original: dict[str, torch.Tensor] = {}
+        self._random = np.random.default_rng(seed)
+        self._lock = threading.RLock()  # the model's weights; held while a batch is sampled
+        self._gate = threading.Lock()  # what submitting threads share; never held for long
+        self._batcher = MicroBatcher(self._sample, max_batch=max_batch, gather_seconds=gather_seconds)
+        self._encoded: dict[str, int] = {}
+        eos = self.model.generation_config.eos_token_id
+        stops = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self.stop_ids = frozenset(int(token) for token in stops if token is not None)
+        _living[self.name, loaded.sha256] = self
+
+    # Weights
+
+    def register(self, version: str, weights: LoraWeights) -> str:
+        """Add an immutable version and return the model string that addresses it.
+
+        Raises:
+            ModelError: the name is taken by other weights, or a target is not in the model.
+        """
+        if not version or "@" in version:
+            raise ModelError(f"{version!r} cannot name a version; use some letters and digits")
+        modules = dict(self.model.named_modules())
+        for name, (a, b) in weights.pairs.items():
+            shape = tuple(getattr(getattr(modules.get(name), "weight", None), "shape", ()))
+            if shape != (b.shape[0], a.shape[1]) or a.shape[0] != b.shape[1]:
+                raise ModelError(
+                    f"version {version!r} does not fit {self.name}: the module {name!r} has the shape {shape or None}, "
+                    f"the adapter {(b.shape[0], a.shape[1])}; load the adapter with the model it was trained on"
+                )
+        own = weights.copy()
+        with self._gate:
+            if self._versions.setdefault(version, own).sha256() != own.sha256():
+                raise ModelError(
+                    f"version {version!r} exists with other weights; weights are immutable, use a new name"
+                )
+        return f"{self.name}@{version}"
+
+    @property
+    def versions(self) -> Mapping[str, LoraWeights]:
+        """The registered versions by name."""
+        return dict(self._versions)
+
+    def weights(self, model: str) -> LoraWeights | None:
+        """Return the adapter that a model string addresses, None for the base."""
+        version = self._version(model)
+        return self._versions[version] if version else None
+
+    def _version(self, model: str) -> str:
+        base, _, version = model.partition("@")
+        if base != self.name or (version and version not in self._versions):
+            known = ", ".join([self.name, *(f"{self.name}@{v}" for v in self._versions)])
+            raise ModelError(f"this engine does not serve {model!r}; it serves {known}")
+        return version
+
+    def use(self, version: str) -> None:
+        """Merge `version` into the model's weights; the caller holds the engine's lock."""
+        if version == self._loaded_version:
+            return
+        with torch.no_grad():
+            for name, original in self._original.items():
+                self.model.get_parameter(f"{name}.weight").copy_(original)
+            for name in self._versions[version].pairs if version else ():
+                weight = self.model.get_parameter(f"{name}.weight")
+                if name not in self._original:
+                    self._original[name] = weight.detach().clone()
+                weight.add_(self._versions[version].delta(name).to(weight))
+        self._loaded_version = version
+        if self._pool is not None:
+            self._pool.clear()
+
+    def base_model(self) -> PreTrainedModel:
+        """Return a copy of the base model, without any version, for training."""
+        with self._lock:
+            self.use("")
+            model: PreTrainedModel = copy.deepcopy(self.model)
+            return model
+
+    # Text and tokens
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> TokenIds:
+        """Return the prompt's token ids (P,): the chat template with the assistant's turn opened."""
+        turns = [dict(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+
+    def encode_completion(self, text: str) -> TokenIds:
+        """Return a completion's token ids (T,), closed by the stop token."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return np.array([*ids, self.tokenizer.eos_token_id], dtype=np.int64)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of `text` without special tokens."""
+        count = self._encoded.get(text)
+        if count is None:
+            if len(self._encoded) > 50_000:
+                self._encoded.clear()
+            count = self._encoded[text] = len(self.tokenizer.encode(text, add_special_tokens=False))
+        return count
+
+    # DSPy's engine contract
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Sample one completion (DSPy's engine contract).
+
+        Raises:
+            dspy.lm15.ContextLengthError: prompt and response do not fit the model's context.
+            ModelError: the model string names no version.
+            ConfigurationError: a sampling option that training could not reproduce.
+        """
+        pending = self._submit(request)
+        pending.done.result()
+        return self._finish(request, pending)
+
+    async def acomplete(self, request: lm15.Request) -> lm15.Response:
+        """`complete`, awaited."""
+        pending = self._submit(request)
+        await asyncio.wrap_future(pending.done)
+        return self._finish(request, pending)
+
+    def _submit(self, request: lm15.Request) -> Pending:
+        validate_request(request)
+        config = request.config
+        plain = lm15.Config(max_tokens=config.max_tokens, temperature=config.temperature)
+        refused = [f.name for f in fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
+        refused += ["tools"] if request.tools else []
+        if refused:
+            raise ConfigurationError(f"a local policy samples at a plain temperature; remove {', '.join(refused)}")
+        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": m.role, "content": m.text or ""} for m in request.messages]
+        prompt_ids = self.render(messages)
+        max_new = config.max_tokens or 128
+        if len(prompt_ids) + max_new > self.context_length:
+            raise lm15.ContextLengthError(
+                f"{len(prompt_ids)} prompt tokens and {max_new} to generate exceed {self.context_length}"
+            )
+        temperature = 0.0 if config.temperature is None else float(config.temperature)
+        random = current_random()
+        if random is None:
+            with self._gate:
+                random = np.random.default_rng(self._random.integers(1 << 63))
+        row = Row(prompt_ids=prompt_ids, max_new_tokens=max_new, temperature=temperature, random=random)
+        return self._batcher.submit(row, self._version(request.model))
+
+    def _finish(self, request: lm15.Request, pending: Pending) -> lm15.Response:
+        row = pending.row
+        ended = row.completion_ids[-1] in self.stop_ids
+        ids = row.completion_ids[:-1] if ended else row.completion_ids
+        completion = Completion(
+            model=request.model,
+            prompt_ids=tuple(row.prompt_ids.tolist()),
+            completion_ids=tuple(row.completion_ids),
+            logprobs=tuple(row.logprobs),
+            text=str(self.tokenizer.decode(ids)),
+            temperature=row.temperature,
+            finish_reason="stop" if ended else "length",
+        )
+        tape = current_tape()
+        if tape is not None:
+            tape.completions.append(completion)
+        return lm15.Response(
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant([lm15.TextPart(completion.text)]),
+            finish_reason="stop",  # the tape has the true reason; DSPy would log a warning for each "length"
+            usage=lm15.Usage(
+                input_tokens=len(row.prompt_ids),
+                output_tokens=len(row.completion_ids),
+                total_tokens=len(row.prompt_ids) + len(row.completion_ids),
+            ),
+        )
+
+    def _sample(self, version: str, rows: Sequence[Row]) -> None:
+        with self._lock:
+            self.use(version)
+            generate(self.model, rows, stop_ids=self.stop_ids, pool=self._pool, counts=self.counts)
+
+    # State
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PolicyEngine:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).load_state, (self.dump_state(),)
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return where the base weights are and what they hash to; adapters are saved by `checkpoints`."""
+        return {"name": self.name, "model": str(self.loaded.path), "sha256": self.loaded.sha256}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> PolicyEngine:
+        """Return the engine that `dump_state` described: the one that this process has, else a new one.
+
+        Raises:
+            ModelError: the weights are gone or are not the ones that were saved.
+        """
+        with _loading:  # a program names its LM once for each predictor; its weights are loaded once
+            found = _living.get((str(state["name"]), str(state["sha256"])))
+            if found is not None:
+                return found
+            loaded = load(str(state["model"]))
+            if loaded.sha256 != state["sha256"]:
+                raise ModelError(
+                    f"the weights in {loaded.path} are not those that were saved (sha256 {loaded.sha256[:12]}…); "
+                    "put the former weights back"
+                )
+            return cls(loaded, name=str(state["name"]).removeprefix("local/"))
+
+
+class AsyncPolicyEngine:
+    """The awaited face of a `PolicyEngine`, for `dspy.LM(async_engine=…)`."""
+
+    def __init__(self, engine: PolicyEngine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        """Sample one completion."""
+        return await self.engine.acomplete(request)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncPolicyEngine:
+        return self
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return the engine's state."""
+        return self.engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> AsyncPolicyEngine:
+        """Build the engine that `dump_state` described."""
+        return cls(PolicyEngine.load_state(state))
+
+
+def local_lm(
+    model: str | Path | PolicyEngine,
+    *,
+    adapter: str | Path | None = None,
+    temperature: float = 0.0,
+    max_tokens: int = 96,
+) -> dspy.LM:
+    """Return a `dspy.LM` served by this process.
+
+    Args:
+        model: a known name ("smollm2-135m"), a folder of transformers weights, or an engine to share.
+        adapter: folder of a LoRA adapter to serve.
+        temperature: 0 is greedy.
+        max_tokens: longest completion.
+
+    Raises:
+        ModelError: no such model or adapter.
+    """
+    engine = model if isinstance(model, PolicyEngine) else PolicyEngine(load(model))
+    name = engine.name
+    if adapter is not None:
+        weights = LoraWeights.load(Path(adapter))
+        name = engine.register(weights.sha256()[:12], weights)
+    return dspy.LM(
+        name,
+        engine=engine,
+        async_engine=AsyncPolicyEngine(engine),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        cache=False,
+        num_retries=0,
+    )
+
+
+def policy_engine(lm: object) -> PolicyEngine | None:
+    """Return the local engine behind a `dspy.LM`, None for any other LM."""
+    engine = getattr(lm, "engine", None)
+    return engine if isinstance(engine, PolicyEngine) else None
