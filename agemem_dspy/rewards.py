@@ -108,12 +108,29 @@ class RewardWeights:
         return cls(task=task / total, context=context / total, memory=memory / total)
 
 
+class Reward(float):
+    """A reward that is true when it reaches a threshold.
+
+    DSPy hands a `trace` both to bootstrappers, which ask whether a trajectory is good, and to GEPA, which adds scores up.
+    """
+
+    threshold: float
+
+    def __new__(cls, value: float, threshold: float = 0.5) -> Self:
+        reward = super().__new__(cls, value)
+        reward.threshold = threshold
+        return reward
+
+    def __bool__(self) -> bool:
+        return self >= self.threshold
+
+
 class TrajectoryReward:
     """Score a `Prediction` that carries a `Trajectory`, as a DSPy metric.
 
     Called by an evaluator it returns a float. With `pred_name` (GEPA) it returns
-    `dspy.Prediction(score, feedback)`. With a `trace` (bootstrapping) it returns whether the
-    reward reaches `bootstrap_threshold`. `memory_judge` scores the reported `memory_quality`,
+    `dspy.Prediction(score, feedback)`. With a `trace` it returns a `Reward`: a float that is true
+    when it reaches `bootstrap_threshold`. `memory_judge` scores the reported `memory_quality`,
     which is no part of the reward.
     """
 
@@ -162,7 +179,7 @@ class TrajectoryReward:
         if pred_name is not None:
             return dspy.Prediction(score=terms["reward"], feedback=explain(example, trajectory, terms))
         if trace is not None:
-            return terms["reward"] >= self.bootstrap_threshold
+            return Reward(terms["reward"], self.bootstrap_threshold)
         return terms["reward"]
 
     def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:

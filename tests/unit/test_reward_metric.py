@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -75,9 +76,11 @@ def test_the_metric_speaks_to_evaluators_bootstrappers_and_gepa() -> None:
     good = dspy.Prediction(answer="Lisbon", trajectory=honest_trajectory())
     bad = dspy.Prediction(answer="Porto", trajectory=make_trajectory(answer="Porto"))
     assert reward(example, good) == pytest.approx(0.98889, abs=1e-4)
-    assert reward(example, good, []) is True
-    assert reward(example, bad, []) is False
-    assert TrajectoryReward(bootstrap_threshold=-2)(example, bad, []) is True
+    assert bool(reward(example, good, [])) is True
+    assert bool(reward(example, bad, [])) is False
+    assert bool(TrajectoryReward(bootstrap_threshold=-2)(example, bad, [])) is True
+    assert reward(example, bad, []) == reward(example, bad) != 0  # a number too: GEPA adds it up
+    assert bool(copy.deepcopy(TrajectoryReward(bootstrap_threshold=-2)(example, bad, []))) is True
     judged = reward(example, bad, [], pred_name="agent.step", pred_trace=[])
     assert judged.score == reward(example, bad)
     assert 'expected "Lisbon"' in judged.feedback

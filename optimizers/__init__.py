@@ -1,0 +1,10 @@
+"""Optimizers that compile a program first into prompts, then into weights. Needs torch and peft."""
+
+from agemem_dspy.optimizers.agemem import AgeMemOptimizer
+from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
+from agemem_dspy.optimizers.demonstrator import Demonstrator
+from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
+from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.warm_start import WarmStart
+
+__all__ = ["AgeMemOptimizer", "BootstrapToolDemos", "Demonstrator", "GRPOConfig", "StepwiseGRPO", "TrainerConfig", "WarmStart"]

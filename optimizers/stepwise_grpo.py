@@ -1,0 +1,259 @@
+"""StepwiseGRPO: the optimizer that sharpens a local policy by three-stage step-wise GRPO (AgeMem, section 5)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from agemem_dspy.errors import ConfigurationError, RunError
+from agemem_dspy.optimizers.grpo import Scale, group_advantages, step_weights
+from agemem_dspy.optimizers.local import local_policy
+from agemem_dspy.optimizers.rollouts import collect_groups
+from agemem_dspy.optimizers.rows import Sample
+from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.types import Completion, Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """How groups are sampled and turned into updates; the paper's values where it states them.
+
+    Args:
+        num_generations: K, trajectories of one task (8).
+        tasks_per_step: groups in one update.
+        max_steps: updates.
+        temperature: of the sampler, and of the log-probabilities trained on.
+        beta: weight of the KL to the policy that training started from (0.1).
+        clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
+        scale: what weighs equally in the mean: a "call", a "token" or a "trajectory".
+        curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
+            the first third of the steps, then 1 and 2, then all.
+        num_threads: episodes played at once; also the largest batch the engine sees.
+        seed: of task order and sampling.
+    """
+
+    num_generations: int = 8
+    tasks_per_step: int = 2
+    max_steps: int = 20
+    temperature: float = 1.0
+    beta: float = 0.1
+    clip: float | None = 0.2
+    scale: Scale = "call"
+    curriculum: Literal["joint", "progressive"] = "joint"
+    num_threads: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_generations < 2:
+            raise ConfigurationError(
+                f"num_generations is {self.num_generations}: with fewer than 2 trajectories a task every advantage is 0"
+            )
+        if min(self.tasks_per_step, self.max_steps, self.num_threads) < 1:
+            raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
+        if self.temperature <= 0:
+            raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
+        if self.beta < 0 or (self.clip is not None and self.clip <= 0):
+            raise ConfigurationError("beta must not be negative, clip must be positive or None")
+        if self.curriculum not in ("joint", "progressive"):
+            raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
+        if self.curriculum == "progressive" and self.max_steps < 3:
+            raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
+
+
+class StepwiseGRPO(Teleprompter):  # type: ignore[misc]
+    """Compile a program's decisions into LoRA weights.
+
+    Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
+    three stages, that trajectory's advantage within its group, and takes one optimizer step.
+
+    Args:
+        metric: the reward; the same object that scores prompts.
+        config: see `GRPOConfig`.
+        trainer: see `TrainerConfig`.
+        log_dir: where `metrics.jsonl` gets a line a step.
+        on_step: called with that line.
+    """
+
+    def __init__(
+        self,
+        metric: TrajectoryReward,
+        *,
+        config: GRPOConfig | None = None,
+        trainer: TrainerConfig | None = None,
+        log_dir: str | Path | None = None,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.metric = metric
+        self.config = config or GRPOConfig()
+        self.trainer = trainer or TrainerConfig()
+        self.log_dir = Path(log_dir) if log_dir is not None else None
+        self.on_step = on_step
+
+    def compile(
+        self,
+        student: ThreeStageEpisode,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **options: Any,
+    ) -> ThreeStageEpisode:
+        """Return a copy of the student served by newly trained weights; the student is not changed.
+
+        Args:
+            teacher, valset: accepted for DSPy's interface; GRPO learns from its own rollouts alone.
+
+        Raises:
+            ConfigurationError: an empty training set, an unknown option, or an LM that is not a local policy.
+            RewardError: a reward term raised; nothing is turned into a zero.
+            RunError: `log_dir` cannot be written.
+        """
+        if options:
+            raise ConfigurationError(f"StepwiseGRPO.compile does not know the option {sorted(options)[0]!r}")
+        if not trainset:
+            raise ConfigurationError("the training set is empty; pass at least one example")
+        lm, engine = local_policy(student)
+        config = self.config
+        trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
+        if config.beta > 0:
+            trainer.set_reference()
+        current = copy.deepcopy(student)
+        current.set_lm(lm)
+        tasks = _Tasks(trainset, config.seed)
+        started = time.perf_counter()
+        for step in range(config.max_steps):
+            begun = time.perf_counter()
+            groups = collect_groups(
+                self._at_stage(current, step),
+                tasks.take(config.tasks_per_step),
+                self.metric,
+                num_generations=config.num_generations,
+                temperature=config.temperature,
+                num_threads=config.num_threads,
+                entropy=(config.seed, step),
+            )
+            sampled = time.perf_counter()
+            samples = grpo_samples(groups, config.scale)
+            update: Mapping[str, float] = {}
+            if samples:
+                update = trainer.update(
+                    samples, beta=config.beta, clip=config.clip, temperature=config.temperature
+                )
+                weights = trainer.weights()
+                current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))
+            line = {
+                "phase": "grpo",
+                "step": step + 1,
+                "steps": config.max_steps,
+                "model": current.get_lm().model,
+                **describe_groups(groups),
+                **update,
+                "rollout_seconds": sampled - begun,
+                "update_seconds": time.perf_counter() - sampled,
+                "seconds": time.perf_counter() - started,
+            }
+            self._report(line)
+        current._compiled = True
+        return current
+
+    def _at_stage(self, program: ThreeStageEpisode, step: int) -> ThreeStageEpisode:
+        if self.config.curriculum == "joint":
+            return program
+        unlocked = copy.deepcopy(program)
+        unlocked.stages = min(3, 1 + 3 * step // self.config.max_steps)
+        return unlocked
+
+    def _report(self, line: dict[str, Any]) -> None:
+        if self.log_dir is not None:
+            try:
+                self.log_dir.mkdir(parents=True, exist_ok=True)
+                with (self.log_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise RunError(f"cannot write to {self.log_dir}: {error}; choose another log_dir") from error
+        if self.on_step is not None:
+            self.on_step(line)
+
+
+class _Tasks:
+    """An endless seeded stream of tasks: every example once, reshuffled, again."""
+
+    def __init__(self, examples: Sequence[dspy.Example], seed: int) -> None:
+        self.examples, self.random, self.waiting = list(examples), random.Random(seed), []
+
+    def take(self, count: int) -> list[dspy.Example]:
+        taken = []
+        for _ in range(count):
+            if not self.waiting:
+                self.waiting = list(self.examples)
+                self.random.shuffle(self.waiting)
+            taken.append(self.waiting.pop())
+        return taken
+
+
+def completions(group: Group) -> list[list[Completion]]:
+    """Return each trajectory's taped completions, in the order they were sampled.
+
+    Raises:
+        ConfigurationError: a step has no completion, so it was not sampled by a local policy.
+    """
+    taped = []
+    for trajectory in group.trajectories:
+        own = [step.completion for step in trajectory.steps if step.completion is not None]
+        if len(own) < len([step for step in trajectory.steps if step.error is None or step.parsed]):
+            raise ConfigurationError("a step carries no sampled tokens; the whole program must use one local policy")
+        taped.append(own)
+    return taped
+
+
+def grpo_samples(groups: Sequence[Group], scale: Scale) -> list[list[Sample]]:
+    """Turn groups into samples: every LM call gets its trajectory's advantage, all tokens weigh 1 together.
+
+    Groups whose rewards all tie teach nothing and are left out.
+    """
+    taped: list[tuple[list[Completion], float]] = []
+    for group in groups:
+        advantages = group_advantages(group.rewards)
+        if advantages.any():
+            taped += zip(completions(group), advantages.tolist(), strict=True)
+    taped = [(own, advantage) for own, advantage in taped if own]
+    if not taped:
+        return []
+    weights = step_weights([[len(c.completion_ids) for c in own] for own, _ in taped], scale)
+    return [
+        [Sample.of(c, advantage=advantage, weight=w) for c, w in zip(own, ws, strict=True)]
+        for (own, advantage), ws in zip(taped, weights, strict=True)
+    ]
+
+
+def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
+    """Return what a step's rollouts were like: mean reward and terms, ties, tool calls, parse rate."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    terms = [term for group in groups for term in group.terms]
+    steps = [step for group in groups for t in group.trajectories for step in t.steps if step.kind == "act"]
+    events = [e for group in groups for t in group.trajectories for e in t.events if not e.automatic]
+    tools: dict[str, int] = {}
+    for event in events:
+        tools[event.tool or "none"] = tools.get(event.tool or "none", 0) + 1
+    return {
+        "reward": statistics.fmean(rewards),
+        "reward_std": statistics.pstdev(rewards),
+        "terms": {name: statistics.fmean(t[name] for t in terms) for name in terms[0]},
+        "tied_groups": sum(not group_advantages(group.rewards).any() for group in groups),
+        "parse_rate": statistics.fmean(step.parsed for step in steps),
+        "tool_success": statistics.fmean(e.ok for e in events) if events else None,
+        "tools": tools,
+    }

@@ -1,0 +1,171 @@
+"""WarmStart: a short supervised LoRA training on successful traces, before reinforcement.
+
+A small model never emits a parsable call on its own; with all rewards equal GRPO has no gradient. Prompts are
+rendered by the student's adapter and tokenized by its engine, exactly as they will be when it samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import dspy
+import numpy as np
+from dspy.teleprompt import Teleprompter
+
+from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.demonstrator import chosen_teacher
+from agemem_dspy.optimizers.grpo import step_weights
+from agemem_dspy.optimizers.local import local_policy
+from agemem_dspy.optimizers.rollouts import Played, play_all
+from agemem_dspy.optimizers.rows import Sample
+from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.signatures import Transcript
+from agemem_dspy.types import Step
+
+
+class WarmStart(Teleprompter):
+    """Teach the student's local model to play like its teacher.
+
+    Args:
+        metric: scores the teacher's trajectories.
+        threshold: least reward of a trajectory to learn from.
+        max_examples: most training examples that the teacher plays.
+        epochs: passes over the traces.
+        batch_size: trajectories in one optimizer step.
+        trainer: learning rate, LoRA rank and the like.
+        num_threads: episodes played at once.
+        keep_demos: train on prompts with the student's demos; by default they are dropped, since the weights
+            now carry what they showed and every prompt gets shorter.
+        on_step: called with {"phase", "step", "steps", "loss", "seconds"} after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        metric: TrajectoryReward,
+        *,
+        threshold: float = 0.7,
+        max_examples: int = 32,
+        epochs: int = 1,
+        batch_size: int = 2,
+        trainer: TrainerConfig | None = None,
+        num_threads: int = 8,
+        keep_demos: bool = False,
+        seed: int = 0,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if max_examples < 1 or epochs < 1 or batch_size < 1:
+            raise ConfigurationError("max_examples, epochs and batch_size must be at least 1")
+        self.metric, self.threshold, self.max_examples = metric, threshold, max_examples
+        self.epochs, self.batch_size, self.num_threads = epochs, batch_size, num_threads
+        self.trainer = trainer or TrainerConfig(learning_rate=5e-4)
+        self.keep_demos, self.seed, self.on_step = keep_demos, seed, on_step
+
+    def compile(
+        self,
+        student: ThreeStageEpisode,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | list[dspy.Module] | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> ThreeStageEpisode:
+        """Return a copy of the student served by newly trained weights.
+
+        Args:
+            teacher: plays the training examples; the `Demonstrator` when left out.
+            valset: accepted for DSPy's interface; nothing is selected on it.
+
+        Raises:
+            ConfigurationError: the student's LM is not a local policy, an empty training set, or no trajectory
+                over the threshold.
+        """
+        if not trainset:
+            raise ConfigurationError("the training set is empty; pass at least one example")
+        lm, engine = local_policy(student)
+        examples = list(trainset)[: self.max_examples]
+        played = play_all(chosen_teacher(teacher, student), examples, self.metric, num_threads=self.num_threads)
+        traces = [p for p in played if p.terms["reward"] >= self.threshold]
+        if not traces:
+            best = max(p.terms["reward"] for p in played)
+            raise ConfigurationError(
+                f"no trajectory reached the threshold {self.threshold} (best {best:.2f}); lower it, or change teacher"
+            )
+        compiled = copy.deepcopy(student)
+        if not self.keep_demos:
+            compiled.agent.step.demos = []
+        trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
+        self._train(trainer, [_samples(p, compiled, engine) for p in traces])
+        weights = trainer.weights()
+        model = engine.register(f"warm-{weights.sha256()[:10]}", weights)
+        compiled.set_lm(lm.copy(model=model))
+        compiled._compiled = True
+        return compiled
+
+    def _train(self, trainer: PolicyTrainer, trajectories: list[list[Sample]]) -> None:
+        order = random.Random(self.seed)
+        started = time.perf_counter()
+        steps = self.epochs * -(-len(trajectories) // self.batch_size)
+        step = 0
+        for _ in range(self.epochs):
+            order.shuffle(trajectories)
+            for i in range(0, len(trajectories), self.batch_size):
+                rate = min((step + 1) / 3, 1 - 0.9 * step / steps)  # three steps up, then down to a tenth
+                loss = trainer.imitate(_weighed(trajectories[i : i + self.batch_size]), rate=rate)
+                step += 1
+                if self.on_step is not None:
+                    seconds = time.perf_counter() - started
+                    self.on_step(
+                        {"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds}
+                    )
+
+
+def _weighed(batch: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+    """Give every step the same weight, so that a short decision counts as much as a long copy."""
+    weights = step_weights([[len(sample.completion_ids) for sample in samples] for samples in batch], "call")
+    return [
+        [replace(sample, weight=weight) for sample, weight in zip(samples, own, strict=True)]
+        for samples, own in zip(batch, weights, strict=True)
+    ]
+
+
+def _samples(played: Played, student: ThreeStageEpisode, engine: PolicyEngine) -> list[Sample]:
+    """Render a teacher's steps as the student would have met and written them."""
+    return [
+        render_step_sample(step, student, engine)
+        for step in played.trajectory.steps
+        if step.parsed and step.kind == "act"
+    ]
+
+
+def render_step_sample(step: Step, student: ThreeStageEpisode, engine: PolicyEngine) -> Sample:
+    """Return one step as (prompt ids, completion ids) of the student's policy."""
+    agent = student.agent
+    adapter = agent.adapter or dspy.settings.adapter or dspy.ChatAdapter()
+    inputs = {
+        "context": Transcript(messages=[dict(m) for m in step.context]),
+        "tools": agent.session(agent.memory).toolkit.tools,
+    }
+    calls = [{"name": call["name"], "args": call["arguments"]} for call in step.output["tool_calls"]]
+    outputs = {
+        "reasoning": step.output["reasoning"],
+        "tool_calls": dspy.ToolCalls.from_dict_list(calls),
+        **(step.output["answer"] or {}),
+    }
+    signature = agent.step.signature
+    prompt = engine.render(adapter.format(signature, agent.step.demos, inputs))
+    completion = engine.encode_completion(adapter.format_assistant_message_content(signature, outputs))
+    return Sample(
+        prompt_ids=prompt,
+        completion_ids=completion,
+        logprobs=np.zeros(len(completion)),
+        advantage=1.0,
+        weight=1.0,
+    )
