@@ -1,0 +1,159 @@
+"""`agemem chat`: talk to an agent whose memory outlives the conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from agemem_dspy.cli.memory import DEFAULT_WHERE, UserOption, WhereOption, open_memory, show_memories
+from agemem_dspy.cli.models import ModelOption, model_errors
+from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
+from agemem_dspy.cli.program import ProgramOption, RoundsOption, TemperatureOption, TokensOption, TrustOption, chosen_program
+from agemem_dspy.errors import ConfigurationError, MemoryStoreError
+
+if TYPE_CHECKING:
+    from agemem_dspy.memory.long_term import LongTermMemory
+    from agemem_dspy.programs.agent import AgeMemAgent
+    from agemem_dspy.types import ToolEvent
+
+EXAMPLE = "Example: agemem chat --model openai/gpt-4o-mini --where memories/ --user ana"
+COMMANDS = "/memory lists what is remembered, /quit ends"
+
+# What a tool did, in the words of the display: (name of the list, how its line begins).
+DEEDS = {
+    "add_memory": ("stored", "+ stored"),
+    "update_memory": ("changed", "~ changed"),
+    "delete_memory": ("forgotten", "- forgot"),
+    "retrieve_memory": ("retrieved", "? retrieved"),
+}
+
+
+def chat(
+    model: ModelOption = None,
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    program: ProgramOption = None,
+    trust_code: TrustOption = False,
+    max_rounds: RoundsOption = None,
+    max_tokens: TokensOption = None,
+    temperature: TemperatureOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Talk to an agent; after each turn see what it stored, changed, forgot and retrieved.
+
+    Lines are read from the terminal or from a pipe. /memory lists what is remembered, /quit ends. With --json every
+    turn is one JSON object on a line.
+    """
+    with output(as_json) as out:
+        player = chosen_program(
+            model=model,
+            program=program,
+            trust_code=trust_code,
+            max_rounds=max_rounds,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        if not hasattr(player, "agent"):
+            raise ConfigurationError(f"the program in {program} is a baseline, which keeps no memory; chat needs an agent")
+        kept = f"the conversation is over; its memories are kept in {where}"
+        with open_memory(where, user, create=True) as memory, keeping(kept):
+            out.note(f"{memory.count()} memories of {user!r} in {where}; {COMMANDS}")
+            _Conversation(player.agent, memory, out).hold(_lines(out))
+
+
+class _Conversation:
+    """Turns of one agent over one store; the context grows until it no longer fits, then begins anew."""
+
+    def __init__(self, agent: AgeMemAgent, memory: LongTermMemory, out: Output) -> None:
+        self.agent, self.memory, self.out = agent, memory, out
+        self.session = agent.session(memory)
+        self.turns = 0
+
+    def hold(self, lines: Iterable[str]) -> None:
+        """Answer every line until there is none or /quit."""
+        for line in lines:
+            text = line.strip()
+            if text == "/quit":
+                return
+            if text == "/memory":
+                self._list()
+            elif text.startswith("/"):
+                self.out.note(f"there is no command {text.split()[0]}; {COMMANDS}")
+            elif text:
+                self._answer(text)
+
+    def _list(self) -> None:
+        memories = self.memory.all()
+        show_memories(self.out, memories)
+        if not memories:
+            self.out.say("nothing is remembered")
+        self.out.result({"memories": [{"id": m.id, "content": m.content} for m in memories]})
+
+    def _answer(self, text: str) -> None:
+        from agemem_dspy.programs.session import run
+        from agemem_dspy.types import Stage, StopReason
+
+        self.turns += 1
+        seen = len(self.session.toolkit.events)
+        try:
+            with self.agent.context(), model_errors():
+                run(self.session.turn(Stage.REASON, self.turns, text, recall=True, must_answer=True))
+        except MemoryStoreError as error:  # this line cannot be searched or stored; the next one may
+            self.out.note(f"error: {error}")
+            self.out.result({"turn": self.turns, "message": text, "error": str(error)})
+            return
+        answer = self.session.answer or {}
+        deeds = describe_deeds(self.session.toolkit.events[seen:])
+        for kind, begins in (*DEEDS.values(), ("failed", "! failed")):
+            for entry in deeds[kind]:
+                was = f"   (was: {entry['was']})" if entry.get("was") else ""
+                self.out.say(f"  {begins}: {entry['content']}{was}", "red" if kind == "failed" else "dim")
+        for name, value in answer.items():
+            self.out.say(f"agent> {value}" if len(answer) == 1 else f"agent> {name}: {value}", "bold")
+        if not answer:
+            self.out.say(f"agent> (no answer: {self.session.stop_reason.value.replace('_', ' ')})", "yellow")
+        self.out.result({"turn": self.turns, "message": text, "answer": answer or None, **deeds})
+        if self.session.stop_reason is StopReason.CONTEXT_OVERFLOW:
+            self.out.note("the conversation no longer fits the model; it begins anew, the memories stay")
+            self.session = self.agent.session(self.memory)
+
+
+def describe_deeds(events: Iterable[ToolEvent]) -> dict[str, list[dict[str, Any]]]:
+    """Sort a turn's events into stored, changed, forgotten, retrieved and failed; the contents of each.
+
+    A memory that was retrieved twice in a turn is named once; filter and summarize touch no memory.
+    """
+    deeds: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in DEEDS.values()} | {"failed": []}
+    for event in events:
+        if not event.ok:
+            deeds["failed"].append({"tool": event.tool, "content": event.error or ""})
+        elif event.tool in DEEDS:
+            name = DEEDS[event.tool][0]
+            for memory_id, content in zip(event.memory_ids, event.contents, strict=True):
+                entry = {"id": memory_id, "content": content}
+                if event.tool == "update_memory":
+                    entry["was"] = event.detail
+                if entry not in deeds[name]:
+                    deeds[name].append(entry)
+    return deeds
+
+
+def _lines(out: Output) -> Iterator[str]:
+    """Yield what the user types, with a prompt where a person sits, until the input ends."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a stray byte in a pipe is no reason to lose a conversation
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # absent on Windows
+        import readline  # noqa: F401 - gives input() its arrow keys and history
+    while True:
+        try:
+            yield out.notes.input("you> ")
+        except EOFError:
+            return

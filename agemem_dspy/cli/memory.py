@@ -1,0 +1,256 @@
+"""`agemem memory`: look into a long-term memory, change it, carry it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
+from agemem_dspy.errors import DataError, MemoryStoreError, RunError
+
+if TYPE_CHECKING:
+    from agemem_dspy.memory.long_term import LongTermMemory
+    from agemem_dspy.types import Memory
+
+app = typer.Typer(help="List, search, add, forget, export and import what is remembered.")
+
+WhereOption = Annotated[
+    str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
+]
+UserOption = Annotated[str, typer.Option("--user", help="Whose memories.")]
+DEFAULT_WHERE = "memories"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedMemory:
+    """One line of an export that was checked; `id` is the one it had in its former store."""
+
+    content: str
+    id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    memory_type: str = "general"
+
+
+def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
+    """Open a user's memories.
+
+    Args:
+        create: make the folder when it is missing.
+
+    Raises:
+        MemoryStoreError: it is missing, locked by another process, or cannot be read.
+    """
+    is_url = where.startswith(("http://", "https://"))
+    if where == ":memory:":
+        raise MemoryStoreError("':memory:' is gone when the command ends; give --where FOLDER or the URL of a server")
+    if not create and not is_url and "://" not in where and not Path(where).expanduser().is_dir():
+        raise MemoryStoreError(f"there is no memory folder {where!r}; name one that 'agemem chat' or 'memory add' made")
+    from agemem_dspy.memory import LongTermMemory
+
+    return LongTermMemory.open(where, user_id=user)
+
+
+def show_memories(out: Output, memories: Sequence[Memory]) -> None:
+    """Print memories as lines: score (of a search), id, content, type and labels where they are not the default."""
+    for memory in memories:
+        score = "" if memory.score is None else f"{memory.score:.3f}  "
+        kind = "" if memory.memory_type == "general" else f"  ({memory.memory_type})"
+        labels = f"  {json.dumps(memory.metadata, ensure_ascii=False)}" if memory.metadata else ""
+        out.say(f"{score}{memory.id}  {memory.content}{kind}{labels}")
+
+
+def parse_labels(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """Return `KEY=VALUE` pairs as a mapping; a value that reads as a JSON number or boolean is one.
+
+    Raises:
+        MemoryStoreError: a pair without `=` or without a key.
+    """
+    labels: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise MemoryStoreError(f"{option} {pair!r} is no KEY=VALUE pair, such as topic=travel")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        labels[key] = value if isinstance(value, bool | int | float) else text
+    return labels
+
+
+@app.command("list", epilog="Example: agemem memory list --where memories/ --user ana")
+def list_memories(where: WhereOption = DEFAULT_WHERE, user: UserOption = "default", as_json: JsonFlag = False) -> None:
+    """List everything that is remembered, oldest first."""
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        memories = store.all()
+        show_memories(out, memories)
+        out.note(f"{len(memories)} memories of {user!r} in {where}")
+        out.result({"user": user, "memories": [asdict(memory) for memory in memories]})
+
+
+@app.command(epilog='Example: agemem memory search "which airport" --top-k 5 --label topic=travel')
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    top_k: Annotated[int, typer.Option(help="How many at most.")] = 3,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that must match; may be repeated.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find memories by meaning, best first."""
+    labels = parse_labels(label or (), "--label")
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        memories = store.search(query, top_k=top_k, where=labels or None)
+        show_memories(out, memories)
+        if not memories:
+            out.note("no memories found")
+        out.result({"user": user, "query": query, "memories": [asdict(memory) for memory in memories]})
+
+
+@app.command(epilog='Example: agemem memory add "Ana is vegan." --user ana --label topic=food')
+def add(
+    content: Annotated[str, typer.Argument(help="One fact, short and self-contained.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to keep with it; may be repeated.")] = None,
+    kind: Annotated[str, typer.Option("--type", help="Kind of memory.")] = "general",
+    as_json: JsonFlag = False,
+) -> None:
+    """Remember one fact and print its id."""
+    labels = parse_labels(label or (), "--label")
+    with output(as_json) as out, open_memory(where, user, create=True) as store:
+        memory = store.add(content, labels, kind)
+        out.say(memory.id)
+        out.result({"user": user, "memory": asdict(memory)})
+
+
+@app.command(epilog="Example: agemem memory forget 1b671a64-40d5-491e-99b0-da01ff1f3341 --user ana")
+def forget(
+    ids: Annotated[list[str], typer.Argument(help="Ids, as list prints them.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove memories for good; an unknown id stops the command before anything is removed."""
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        gone = [store.get(one) for one in dict.fromkeys(ids)]
+        with keeping("some of these memories are gone; 'agemem memory list' shows what is left"):
+            for memory in gone:
+                store.delete(memory.id)
+                out.say(f"forgot {memory.id}  {memory.content}")
+        out.result({"user": user, "forgotten": [asdict(memory) for memory in gone]})
+
+
+@app.command("export", epilog="Example: agemem memory export ana.jsonl --user ana")
+def export_memories(
+    file: Annotated[Path, typer.Argument(help="JSONL file to write; an existing one is replaced.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write every memory of a user to a file, one JSON object a line, oldest first."""
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        memories = store.all()
+        rows = ({key: value for key, value in asdict(memory).items() if key != "score"} for memory in memories)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            partial.replace(file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
+        out.say(f"wrote {len(memories)} memories to {file}")
+        out.result({"user": user, "file": str(file), "count": len(memories)})
+
+
+@app.command("import", epilog="Example: agemem memory import ana.jsonl --user ana --where http://localhost:6333")
+def import_memories(
+    file: Annotated[Path, typer.Argument(help="JSONL file, as export writes it; only `content` is needed.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Add the memories of a file that are not there yet; importing twice adds nothing.
+
+    The store gives new ids and times. A line is skipped when its id is known here, or when an entry has the same
+    content, type and labels.
+    """
+    with output(as_json) as out:
+        rows = read_export(file)
+        with open_memory(where, user, create=True) as store:
+            new = missing_rows(rows, store.all())
+            ids: dict[str, str] = {}
+            kept = f"what was added is kept in {where}; the same command adds the rest"
+            with keeping(kept), out.progress() as bar:
+                for row in bar.track(new, description="importing"):
+                    memory = store.add(row.content, row.metadata, row.memory_type)
+                    if row.id:
+                        ids[row.id] = memory.id
+        out.say(f"added {len(new)} memories, skipped {len(rows) - len(new)} that were there")
+        out.result({"user": user, "added": len(new), "skipped": len(rows) - len(new), "ids": ids})
+
+
+def read_export(file: Path) -> list[ExportedMemory]:
+    """Read and check a whole export, so that a bad line stops the import before anything is added.
+
+    Raises:
+        DataError: the file is missing, or a line is malformed; names the line.
+    """
+    from agemem_dspy.data.files import read_text
+    from agemem_dspy.memory.long_term import checked_metadata, checked_text
+
+    rows: list[ExportedMemory] = []
+    if file.is_file() and not file.stat().st_size:  # what a user without memories exports
+        return rows
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
+        if not isinstance(raw, dict) or "content" not in raw:
+            raise DataError(f"{file}:{number}: expected an object with `content`, as 'agemem memory export' writes it")
+        try:
+            rows.append(
+                ExportedMemory(
+                    content=checked_text(raw["content"], "content"),
+                    id=str(raw.get("id", "")),
+                    metadata=checked_metadata(raw.get("metadata")),
+                    memory_type=checked_text(raw.get("memory_type", "general"), "memory_type"),
+                )
+            )
+        except MemoryStoreError as error:
+            raise DataError(f"{file}:{number}: {error}") from error
+    return rows
+
+
+def missing_rows(rows: Sequence[ExportedMemory], there: Sequence[Memory]) -> list[ExportedMemory]:
+    """Return the rows that a store lacks; two equal rows need two equal entries."""
+    known = {memory.id: memory for memory in there}
+    unclaimed = Counter(_fingerprint(memory) for memory in there)
+    for row in rows:
+        if row.id in known:
+            unclaimed[_fingerprint(known[row.id])] -= 1
+    missing = []
+    for row in rows:
+        if row.id in known:
+            continue
+        if unclaimed[_fingerprint(row)] > 0:
+            unclaimed[_fingerprint(row)] -= 1
+        else:
+            missing.append(row)
+    return missing
+
+
+def _fingerprint(memory: Memory | ExportedMemory) -> str:
+    return json.dumps([memory.content, memory.memory_type, dict(memory.metadata)], sort_keys=True)

@@ -1,0 +1,5 @@
+"""`agemem tune`."""
+import typer
+EXAMPLE="x"
+def tune() -> None:
+    """Tune."""
