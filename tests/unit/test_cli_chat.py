@@ -1,0 +1,108 @@
+"""`agemem chat`: a conversation over a pipe, and what it says it did to the memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from command_line import agemem, refused, tiny_model
+from dspy import lm15
+from fakes_chat import ChatServer, step_reply
+from typer.testing import CliRunner, Result
+
+from agemem_dspy.cli import app
+
+
+@contextmanager
+def scripted(*replies: str) -> Iterator[ChatServer]:
+    """Serve prepared replies as the model `scripted/one`."""
+    with ChatServer(replies) as server:
+        access = lm15.AccessPolicy(provider="scripted", base_url=server.url, env_keys=())
+        provider = lm15.ProviderDefinition.chat(access, compat=lm15.OpenAIChatCompat(), placeholder_key="none")
+        lm15.register_provider(provider)
+        try:
+            yield server
+        finally:
+            lm15.unregister_provider("scripted")
+
+
+def chat(typed: str, where: Path, *words: str, model: object = "scripted/one") -> Result:
+    arguments = ["chat", "--model", str(model), "--where", str(where), *words]
+    result = CliRunner().invoke(app, arguments, input=typed)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def call(name: str, **arguments: object) -> dict[str, object]:
+    return {"name": name, "args": arguments}
+
+
+def test_each_turn_shows_what_it_did_and_the_next_process_remembers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = tmp_path / "memories"
+    replies = [
+        step_reply(call("add_memory", content="Ana is vegan.")),
+        step_reply(answer="Noted."),
+        step_reply(call("update_memory", memory_id="m1", content="Ana eats fish."), call("delete_memory", memory_id="m9")),
+        step_reply(answer="Changed."),
+        step_reply(call("add_memory", content="Ana flies from Lyon.")),
+        step_reply(call("delete_memory", memory_id="m1", confirmation=True), answer="Gone."),
+    ]
+    with scripted(*replies) as server:
+        said = chat("I am vegan.\n\nI eat fish.\nI fly from Lyon; forget the fish.\n/memory\n/quit\nnever sent\n", where)
+        assert len(server.requests) == len(replies)
+    assert said.exit_code == 0
+    lines = said.stdout.splitlines()
+    assert lines[:2] == ["  + stored: Ana is vegan.", "agent> Noted."]
+    assert "  ~ changed: Ana eats fish.   (was: Ana is vegan.)" in lines
+    assert any(line.startswith("  ! failed: ") and "confirmation" in line for line in lines)
+    assert "  - forgot: Ana eats fish." in lines
+    assert lines[-1].endswith("  Ana flies from Lyon.")
+
+    with scripted(step_reply(answer="From Lyon.")) as server:
+        again = chat("Where do I fly from?\n", where, "--json")
+        asked = json.dumps(server.requests[0])
+    turn = json.loads(again.stdout)
+    assert turn["answer"] == {"answer": "From Lyon."}
+    assert [entry["content"] for entry in turn["retrieved"]] == ["Ana flies from Lyon."]
+    assert "Ana flies from Lyon." in asked
+    listed = agemem(capsys, "memory", "list", "--where", where, "--json").json["memories"]
+    assert [memory["content"] for memory in listed] == ["Ana flies from Lyon."]
+
+
+def test_the_conversation_goes_on_and_json_is_one_object_a_line(tmp_path: Path) -> None:
+    replies = [step_reply(answer="Hello Ana."), step_reply(answer="Ana.")]
+    with scripted(*replies) as server:
+        said = chat("I am Ana.\nWho am I?\n/memory\n/bogus\n", tmp_path / "memories", "--json", "--user", "ana")
+        assert "Hello Ana." in json.dumps(server.requests[1])
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [row.get("answer") for row in rows] == [{"answer": "Hello Ana."}, {"answer": "Ana."}, None]
+    assert rows[2] == {"memories": []}
+    assert "there is no command /bogus" in said.stderr
+
+
+def test_a_line_that_cannot_be_stored_does_not_end_the_conversation(tmp_path: Path) -> None:
+    with scripted(step_reply(answer="Hello.")):
+        said = chat("nul \x00 here\nHello.\n", tmp_path / "memories", "--json")
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert "NUL" in rows[0]["error"]
+    assert rows[1]["answer"] == {"answer": "Hello."}
+
+
+def test_an_untrained_local_model_is_shown_as_it_is(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "tiny")
+    said = chat("Hello.\n", tmp_path / "memories", "--max-rounds", "2", "--max-tokens", "4", model=model)
+    assert said.exit_code == 0
+    assert said.stdout.splitlines()[-1] == "agent> (no answer: round limit)"
+    assert said.stdout.count("! failed:") == 2
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no model was named" in refused(agemem(capsys, "chat", "--where", tmp_path / "memories"))
+    assert "unknown model 'typo'" in refused(agemem(capsys, "chat", "--model", "typo", "--where", tmp_path / "memories"))
+    assert not (tmp_path / "memories").exists()

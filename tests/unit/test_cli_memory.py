@@ -1,0 +1,158 @@
+"""`agemem memory`: what is stored is listed, found, forgotten and carried over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import agemem, refused
+
+HOLD = """
+import sys, portalocker
+with open(sys.argv[1], "w") as file:
+    portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def contents(outcome: object) -> list[str]:
+    return [memory["content"] for memory in outcome.json["memories"]]  # type: ignore[attr-defined]
+
+
+def test_add_list_search_forget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--where", tmp_path / "memories", "--user", "ana")
+    added = agemem(capsys, "memory", "add", "Ana is [bold]vegan[/bold].", *where, "--label", "topic=food", "--json")
+    assert added.json["memory"]["metadata"] == {"topic": "food"}
+    second = agemem(capsys, "memory", "add", "Her flight leaves from Lyon.", *where, "--type", "plan")
+    listed = agemem(capsys, "memory", "list", *where)
+    assert listed.out.splitlines() == [
+        f'{added.json["memory"]["id"]}  Ana is [bold]vegan[/bold].  {{"topic": "food"}}',
+        f"{second.out.strip()}  Her flight leaves from Lyon.  (plan)",
+    ]
+    found = agemem(capsys, "memory", "search", "what can she eat", *where, "--top-k", "1", "--json")
+    assert contents(found) == ["Ana is [bold]vegan[/bold]."]
+    assert found.json["memories"][0]["score"] > 0.2
+    assert contents(agemem(capsys, "memory", "search", "food", *where, "--label", "topic=sport", "--json")) == []
+    other = agemem(capsys, "memory", "list", "--where", tmp_path / "memories", "--user", "bo", "--json")
+    assert contents(other) == []
+    gone = agemem(capsys, "memory", "forget", added.json["memory"]["id"], *where)
+    assert gone.code == 0
+    assert contents(agemem(capsys, "memory", "list", *where, "--json")) == ["Her flight leaves from Lyon."]
+
+
+def test_an_unknown_id_removes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--where", tmp_path / "memories")
+    known = agemem(capsys, "memory", "add", "Ana is vegan.", *where).out.strip()
+    assert "no memory with the id 'm1'" in refused(agemem(capsys, "memory", "forget", known, "m1", *where))
+    assert contents(agemem(capsys, "memory", "list", *where, "--json")) == ["Ana is vegan."]
+
+
+def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "out" / "ana.jsonl"
+    for text, label in (("Ana is vegan.", "a=1"), ("Ana is vegan.", "a=1"), ("Ana is vegan.", "a=2"), ("Ü\u2028", "b=x")):
+        agemem(capsys, "memory", "add", text, "--where", here, "--label", label)
+    exported = agemem(capsys, "memory", "export", file, "--where", here, "--json")
+    assert exported.json["count"] == len(file.read_text("utf-8").rstrip("\n").split("\n")) == 4
+
+    first = agemem(capsys, "memory", "import", file, "--where", there, "--json").json
+    assert (first["added"], first["skipped"], len(first["ids"])) == (4, 0, 4)
+    again = agemem(capsys, "memory", "import", file, "--where", there, "--json").json
+    assert (again["added"], again["skipped"]) == (0, 4)
+    home = agemem(capsys, "memory", "import", file, "--where", here, "--json").json
+    assert (home["added"], home["skipped"]) == (0, 4)
+
+    def rows(where: Path) -> list[tuple[str, object, str]]:
+        memories = agemem(capsys, "memory", "list", "--where", where, "--json").json["memories"]
+        return [(memory["content"], memory["metadata"], memory["memory_type"]) for memory in memories]
+
+    assert rows(there) == rows(here)
+    lost = next(iter(first["ids"].values()))
+    agemem(capsys, "memory", "forget", lost, "--where", there)
+    assert agemem(capsys, "memory", "import", file, "--where", there, "--json").json["added"] == 1
+
+
+def test_a_user_without_memories_exports_and_imports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file, where = tmp_path / "none.jsonl", ("--where", tmp_path / "memories")
+    agemem(capsys, "memory", "add", "Ana is vegan.", *where)
+    assert agemem(capsys, "memory", "export", file, *where, "--user", "bo").code == 0
+    assert agemem(capsys, "memory", "import", file, *where, "--json").json["added"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{not json", "not JSON"),
+        ('{"text": "x"}', "expected an object with `content`"),
+        ('["x"]', "expected an object with `content`"),
+        ('{"content": " "}', "content is empty"),
+        ('{"content": "x", "metadata": [1]}', "metadata must be a mapping"),
+        ('{"content": "x", "memory_type": 3}', "memory_type must be a string"),
+    ],
+)
+def test_a_malformed_line_is_named_and_nothing_is_imported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, said: str
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f'{json.dumps({"content": "Ana is vegan."})}\n\n{line}\n', encoding="utf-8")
+    words = refused(agemem(capsys, "memory", "import", file, "--where", tmp_path / "memories"))
+    assert f"{file}:3: " in words
+    assert said in words
+    assert not (tmp_path / "memories").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list"], "there is no memory folder 'nowhere'"),
+        (["export", "out.jsonl"], "there is no memory folder 'nowhere'"),
+        (["import", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["add", "x", "--label", "topic"], "--label 'topic' is no KEY=VALUE pair"),
+        (["list", "--where", ":memory:"], "gone when the command ends"),
+        (["list", "--where", "ftp://x"], "http:// or https://"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = [] if "--where" in words else ["--where", "nowhere"]
+    assert said in refused(agemem(capsys, "memory", *words, *where))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["search", " "], ["search", "x", "--top-k", "0"], ["add", ""]], ids=str)
+def test_what_the_store_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str]
+) -> None:
+    where = ("--where", tmp_path / "memories")
+    agemem(capsys, "memory", "add", "Ana is vegan.", *where)
+    refused(agemem(capsys, "memory", *words, *where))
+    assert contents(agemem(capsys, "memory", "list", *where, "--json")) == ["Ana is vegan."]
+
+
+def test_a_folder_that_another_process_holds_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = tmp_path / "memories"
+    agemem(capsys, "memory", "add", "Ana is vegan.", "--where", where)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(where / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        outcome = agemem(capsys, "memory", "list", "--where", where, "--json")
+        assert "is open in another process" in refused(outcome)
+        assert outcome.json["type"] == "StoreLocked"
+    finally:
+        holder.communicate("")
+    assert contents(agemem(capsys, "memory", "list", "--where", where, "--json")) == ["Ana is vegan."]
+
+
+def test_an_unwritable_export_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--where", tmp_path / "memories")
+    agemem(capsys, "memory", "add", "Ana is vegan.", *where)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert "cannot write" in refused(agemem(capsys, "memory", "export", tmp_path / "file" / "out.jsonl", *where))
