@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -166,7 +167,8 @@ def export_memories(
             partial.write_text(text, encoding="utf-8", newline="\n")
             partial.replace(file)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                partial.unlink(missing_ok=True)
             raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
         out.say(f"wrote {len(memories)} memories to {file}")
         out.result({"user": user, "file": str(file), "count": len(memories)})

@@ -64,13 +64,13 @@ def choose_model(name: str, *, temperature: float | None = None, max_tokens: int
     """
     from agemem_dspy.policy.sources import KNOWN_MODELS
 
-    if name in KNOWN_MODELS or _is_folder(name):
+    if name in KNOWN_MODELS or Path(name).expanduser().is_dir():
         from agemem_dspy.policy.compact import CompactAdapter
         from agemem_dspy.policy.engine import local_lm
 
         options = {} if max_tokens is None else {"max_tokens": max_tokens}
         return ChosenModel(lm=local_lm(name, temperature=temperature or 0.0, **options), adapter=CompactAdapter())
-    if not _is_remote(name):
+    if name.startswith((".", "/", "~")) or not _is_remote(name):
         raise ModelError(
             f"unknown model {name!r}; give a local name ({', '.join(KNOWN_MODELS)}), a folder that holds config.json, "
             "or a litellm name with its provider, such as openai/gpt-4o-mini or ollama_chat/llama3.2 "
@@ -126,11 +126,6 @@ def fetch(
         out.say(found["path"])
         out.note(f"{found['source']}, sha256 {found['sha256']}")
         out.result(found)
-
-
-def _is_folder(name: str) -> bool:
-    """Tell a folder by what is on the disk, or by a spelling that can be nothing else."""
-    return name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
 
 
 def _is_remote(name: str) -> bool:

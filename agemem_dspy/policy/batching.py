@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 from agemem_dspy.policy.generation import Row
 
-_IDLE_SECONDS = 10.0
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
@@ -26,7 +24,7 @@ class Pending:
 class MicroBatcher:
     """Hands rows of one version at a time to `sample`, from a thread of its own. Thread-safe.
 
-    The thread ends when nothing came for a while, so that it keeps nobody's model in memory.
+    The thread ends when nothing came for `idle_seconds`, so that it keeps nobody's model in memory.
 
     Args:
         sample: completes the rows in place under a version of the weights.
@@ -34,8 +32,16 @@ class MicroBatcher:
         gather_seconds: how long to wait for one more row before a call.
     """
 
-    def __init__(self, sample: Callable[[str, Sequence[Row]], None], *, max_batch: int, gather_seconds: float) -> None:
-        self.sample, self.max_batch, self.gather_seconds = sample, max_batch, gather_seconds
+    def __init__(
+        self,
+        sample: Callable[[str, Sequence[Row]], None],
+        *,
+        max_batch: int,
+        gather_seconds: float,
+        idle_seconds: float = 10.0,
+    ) -> None:
+        self.sample, self.max_batch = sample, max_batch
+        self.gather_seconds, self.idle_seconds = gather_seconds, idle_seconds
         self._queue: queue.SimpleQueue[Pending] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -69,10 +75,10 @@ class MicroBatcher:
                     pending.done.set_result(None)
 
     def _gather(self, waiting: list[Pending]) -> bool:
-        """Add requests until none comes for `gather_seconds` or the batch is full; return False when idle for long."""
+        """Add requests until none comes for `gather_seconds` or the batch is full; return False if idle for long."""
         while not waiting:
             try:
-                waiting.append(self._queue.get(timeout=_IDLE_SECONDS))
+                waiting.append(self._queue.get(timeout=self.idle_seconds))
             except queue.Empty:
                 with self._starting:
                     if self._queue.empty():

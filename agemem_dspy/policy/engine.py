@@ -31,7 +31,6 @@ from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
 from agemem_dspy.types import Completion
 
-
 _living: WeakValueDictionary[tuple[str, str], PolicyEngine] = WeakValueDictionary()  # what `load_state` can share
 _loading = threading.Lock()
 
