@@ -111,7 +111,7 @@ class RewardWeights:
 class Reward(float):
     """A reward that is true when it reaches a threshold.
 
-    DSPy hands a `trace` both to bootstrappers, which ask whether a trajectory is good, and to GEPA, which adds scores up.
+    DSPy hands a `trace` to bootstrappers, which ask whether a trajectory is good, and to GEPA, which adds scores up.
     """
 
     threshold: float

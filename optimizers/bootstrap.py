@@ -121,10 +121,11 @@ def as_demo(step: Step, outputs: Sequence[str]) -> dict[str, Any]:
     which a model would copy. The tools are left out, since every prompt lists them anyway.
     """
     last = max((i for i, m in enumerate(step.context) if m["role"] == "assistant"), default=-1)
+    shown = [dict(m) for i, m in enumerate(step.context) if i > last or m["kind"] == "question"]
     calls = [{"name": call["name"], "args": call["arguments"]} for call in step.output["tool_calls"]]
     return {
         "augmented": True,
-        "context": Transcript(messages=[dict(m) for i, m in enumerate(step.context) if i > last or m["kind"] == "question"]),
+        "context": Transcript(messages=shown),
         "reasoning": step.output["reasoning"],
         "tool_calls": dspy.ToolCalls.from_dict_list(calls),
         **{name: (step.output["answer"] or {}).get(name) for name in outputs},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agemem_dspy.errors import ConfigurationError
 
 Scale = Literal["call", "token", "trajectory"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 def group_advantages(rewards_G: Sequence[float], *, eps: float = 1e-6) -> NDArray[np.float64]:
@@ -57,7 +58,8 @@ def step_weights(lengths: Sequence[Sequence[int]], scale: Scale) -> list[list[fl
         case "token":
             return [[1.0 / sum(flat) for _ in steps] for steps in lengths]
         case "trajectory":
-            return [[1.0 / (len(lengths) * sum(steps)) for _ in steps] for steps in lengths]
+            played = sum(1 for steps in lengths if steps)
+            return [[1.0 / (played * sum(steps)) for _ in steps] for steps in lengths]
     raise ConfigurationError(f"scale must be 'call', 'token' or 'trajectory', not {scale!r}")
 
 

@@ -16,7 +16,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
-from agemem_dspy.optimizers.grpo import Scale, group_advantages, step_weights
+from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.rows import Sample
@@ -66,6 +66,10 @@ class GRPOConfig:
             raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
         if self.beta < 0 or (self.clip is not None and self.clip <= 0):
             raise ConfigurationError("beta must not be negative, clip must be positive or None")
+        if self.scale not in SCALES:
+            raise ConfigurationError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed must be 0 or more, not {self.seed}")
         if self.curriculum not in ("joint", "progressive"):
             raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
         if self.curriculum == "progressive" and self.max_steps < 3:
@@ -126,6 +130,7 @@ class StepwiseGRPO(Teleprompter):  # type: ignore[misc]
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
         lm, engine = local_policy(student)
+        self._log("")  # a folder that cannot be written is found before anything is sampled
         config = self.config
         trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
         if config.beta > 0:
@@ -177,15 +182,19 @@ class StepwiseGRPO(Teleprompter):  # type: ignore[misc]
         return unlocked
 
     def _report(self, line: dict[str, Any]) -> None:
-        if self.log_dir is not None:
-            try:
-                self.log_dir.mkdir(parents=True, exist_ok=True)
-                with (self.log_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-            except OSError as error:
-                raise RunError(f"cannot write to {self.log_dir}: {error}; choose another log_dir") from error
+        self._log(json.dumps(line) + "\n")
         if self.on_step is not None:
             self.on_step(line)
+
+    def _log(self, text: str) -> None:
+        if self.log_dir is None:
+            return
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+            with (self.log_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.log_dir}: {error}; choose another log_dir") from error
 
 
 class _Tasks:
@@ -212,10 +221,9 @@ def completions(group: Group) -> list[list[Completion]]:
     """
     taped = []
     for trajectory in group.trajectories:
-        own = [step.completion for step in trajectory.steps if step.completion is not None]
-        if len(own) < len([step for step in trajectory.steps if step.error is None or step.parsed]):
+        if any(step.completion is None and step.error is None for step in trajectory.steps):
             raise ConfigurationError("a step carries no sampled tokens; the whole program must use one local policy")
-        taped.append(own)
+        taped.append([step.completion for step in trajectory.steps if step.completion is not None])
     return taped
 
 
@@ -253,7 +261,7 @@ def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
         "reward_std": statistics.pstdev(rewards),
         "terms": {name: statistics.fmean(t[name] for t in terms) for name in terms[0]},
         "tied_groups": sum(not group_advantages(group.rewards).any() for group in groups),
-        "parse_rate": statistics.fmean(step.parsed for step in steps),
+        "parse_rate": statistics.fmean(step.parsed for step in steps) if steps else None,
         "tool_success": statistics.fmean(e.ok for e in events) if events else None,
         "tools": tools,
     }

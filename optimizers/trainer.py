@@ -7,6 +7,7 @@ positions through the vocabulary head. Log-probabilities use the sampler's tempe
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,8 @@ class TrainerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.lora_r < 1 or self.max_tokens < 1 or self.max_grad_norm <= 0:
-            raise ConfigurationError("learning_rate, lora_r, max_tokens and max_grad_norm must be positive")
+        if not min(self.learning_rate, self.lora_r, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
+            raise ConfigurationError("learning_rate, lora_r, lora_alpha, max_tokens and max_grad_norm must be positive")
 
 
 class PolicyTrainer:
@@ -63,13 +64,15 @@ class PolicyTrainer:
         rank, alpha = (start.rank, start.alpha) if start else (config.lora_r, config.lora_alpha)
         lora = LoraConfig(
             r=rank,
-            lora_alpha=int(alpha),
+            lora_alpha=alpha,
             lora_dropout=0.0,
             target_modules=_targets(engine.model, layers - (config.top_layers or layers)),
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(config.seed)
-        self.model: Any = get_peft_model(engine.base_model(), lora)
+        with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a deprecated name
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            self.model: Any = get_peft_model(engine.base_model(), lora)
         self.model.train()
         if start is not None:
             self._load("default", start)
@@ -172,9 +175,7 @@ class PolicyTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         prefix.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.config.learning_rate
-        self._apply()
+        self._apply(rate)
         return total
 
     def update(
@@ -231,12 +232,14 @@ class PolicyTrainer:
         finally:
             self.model.set_adapter("default")
 
-    def _apply(self) -> float:
+    def _apply(self, rate: float = 1.0) -> float:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             self.optimizer.zero_grad()
             raise ConfigurationError("the gradient is not finite; lower learning_rate")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.config.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

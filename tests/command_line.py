@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,9 @@ import pytest
 from agemem_dspy.cli import main
 from agemem_dspy.data import load_dataset, write_examples
 from agemem_dspy.policy.tiny import tiny_llama
+
+ROOT = Path(__file__).resolve().parents[1]
+_PATIENCE_S = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +43,23 @@ def agemem(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
     code = main([str(word) for word in words])
     printed = capsys.readouterr()
     return Outcome(code=code, out=printed.out, err=printed.err)
+
+
+def interrupted(until: Callable[[], bool], *words: object) -> Outcome:
+    """Run one command in a process of its own and press Ctrl-C as soon as `until` holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from agemem_dspy.cli import main; sys.exit(main())", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None and not until():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=_PATIENCE_S)
+    return Outcome(code=process.returncode, out=out, err=err)
 
 
 def refused(outcome: Outcome) -> str:

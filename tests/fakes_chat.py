@@ -32,8 +32,8 @@ class ChatServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass  # the default writes every request to stderr
+            def log_message(self, *args: Any) -> None:
+                """Say nothing; the default writes every request to stderr."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -8,12 +8,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from agemem_dspy.cli.memory import DEFAULT_WHERE, UserOption, WhereOption, open_memory, show_memories
 from agemem_dspy.cli.models import ModelOption, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
-from agemem_dspy.cli.program import ProgramOption, RoundsOption, TemperatureOption, TokensOption, TrustOption, chosen_program
+from agemem_dspy.cli.program import (
+    ProgramOption,
+    RoundsOption,
+    TemperatureOption,
+    TokensOption,
+    TrustOption,
+    chosen_program,
+)
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError
 
 if TYPE_CHECKING:
@@ -59,7 +64,9 @@ def chat(
             temperature=temperature,
         )
         if not hasattr(player, "agent"):
-            raise ConfigurationError(f"the program in {program} is a baseline, which keeps no memory; chat needs an agent")
+            raise ConfigurationError(
+                f"the program in {program} is a baseline, which keeps no memory; chat needs an agent"
+            )
         kept = f"the conversation is over; its memories are kept in {where}"
         with open_memory(where, user, create=True) as memory, keeping(kept):
             out.note(f"{memory.count()} memories of {user!r} in {where}; {COMMANDS}")
@@ -128,7 +135,7 @@ def describe_deeds(events: Iterable[ToolEvent]) -> dict[str, list[dict[str, Any]
 
     A memory that was retrieved twice in a turn is named once; filter and summarize touch no memory.
     """
-    deeds: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in DEEDS.values()} | {"failed": []}
+    deeds: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in (*DEEDS.values(), ("failed", ""))}
     for event in events:
         if not event.ok:
             deeds["failed"].append({"tool": event.tool, "content": event.error or ""})

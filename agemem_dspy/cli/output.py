@@ -94,7 +94,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another --out"
+        ) from error
 
 
 def _console(stream: TextIO, *, quiet: bool = False) -> Console:

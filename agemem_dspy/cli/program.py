@@ -65,7 +65,7 @@ def build_program(model: ChosenModel, method: Method = Method.AGEMEM, *, max_rou
         case Method.RAG:
             program = RetrieveOnlyAgent(TASK, adapter=model.adapter)
         case _:
-            rounds = {} if max_rounds is None else {"max_rounds": max_rounds}
+            rounds: dict[str, Any] = {} if max_rounds is None else {"max_rounds": max_rounds}
             program = ThreeStageEpisode(AgeMemAgent(TASK, adapter=model.adapter, **rounds))
     program.set_lm(model.lm)
     return program

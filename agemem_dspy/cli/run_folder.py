@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from agemem_dspy.journal import Journal
     from agemem_dspy.rewards import TrajectoryReward
 
-COLUMNS = ("reward", "answer", "memory_quality", "parse_rate", "tool_success", "prompt_tokens")
+WITH_INTERVAL = ("reward", "answer", "memory_quality")  # of the table, which has to fit 80 columns
+MEAN_ALONE = ("parse_rate", "prompt_tokens")
 
 
 class RunFolder:
@@ -125,7 +126,7 @@ class RunFolder:
         return f"{'; '.join(kept)}; everything is kept in {self.path}"
 
     def results(self) -> dict[str, Any]:
-        """Return {"run", "phases": [{"name", "compile_seconds", "program", term: {"mean", "low", "high"}}], "program"}."""
+        """Return {"run", "program": the last, "phases": [{"name", "compile_seconds", "program", term: interval}]}."""
         programs = [phase["program"] for phase in self.phases if "program" in phase]
         return {"run": str(self.path), "phases": self.phases, "program": programs[-1] if programs else None}
 
@@ -135,11 +136,13 @@ class RunFolder:
 
         table = Table(title=f"validation (n = {max((phase.get('n', 0) for phase in self.phases), default=0)})")
         table.add_column("phase")
-        for column in (*COLUMNS, "compile_seconds"):
+        for column in (*WITH_INTERVAL, *MEAN_ALONE):
             table.add_column(column.replace("_", " "), justify="right")
         for phase in self.phases:
-            cells = [_interval(phase.get(column)) for column in COLUMNS]
-            table.add_row(phase["name"], *cells, f"{phase['compile_seconds']:.0f}")
+            cells = [
+                _mean(phase.get(column), interval=column in WITH_INTERVAL) for column in (*WITH_INTERVAL, *MEAN_ALONE)
+            ]
+            table.add_row(phase["name"], *cells)
         return table
 
     def _tell(self, name: str, detail: str, done: int, total: int) -> None:
@@ -152,9 +155,8 @@ class RunFolder:
             self._out.note(f"{done}/{total} {text}")
 
 
-def _interval(value: Mapping[str, float] | None) -> str:
+def _mean(value: Mapping[str, float] | None, *, interval: bool) -> str:
     if value is None:
         return "–"
-    digits = 0 if abs(value["mean"]) >= 100 else 3
-    mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    mean = f"{value['mean']:.0f}" if abs(value["mean"]) >= 100 else f"{value['mean']:.3f}"
+    return f"{mean}\n[{value['low']:.2f}, {value['high']:.2f}]" if interval else mean

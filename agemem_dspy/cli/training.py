@@ -17,9 +17,25 @@ from agemem_dspy.cli.program import (
     TokensOption,
     TrustOption,
     chosen_program,
-    load_examples,
 )
 from agemem_dspy.cli.run_folder import RunFolder
+from agemem_dspy.cli.training_options import (
+    BetaOption,
+    GenerationsOption,
+    LayersOption,
+    LimitOption,
+    RankOption,
+    RateOption,
+    SeedOption,
+    SetsOption,
+    StepsOption,
+    TasksOption,
+    ThreadsOption,
+    TrainOption,
+    ValLimitOption,
+    ValOption,
+    training_sets,
+)
 from agemem_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,7 +48,6 @@ EXAMPLE = (
     "Example: agemem compile --data assistant --difficulty easy --model smollm2-135m --phases warm_start,grpo "
     "--steps 20 --out runs/first"
 )
-HELD_OUT = 5  # of data without splits, every fifth example is for validation
 
 # Which phases an option belongs to; given without one of them it would do nothing, which is an error.
 USED_BY = {
@@ -55,18 +70,12 @@ USED_BY = {
 
 def compile_program(
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder; a new or an empty one.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="'assistant' (its train and val splits), or hotpotqa:PATH, hotpotqa:hub or jsonl:PATH, of which every "
-            "fifth example is kept for validation."
-        ),
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="Training examples, in place of --data.")] = None,
-    val: Annotated[str | None, typer.Option(help="Validation examples, with --train.")] = None,
+    data: SetsOption = None,
+    train: TrainOption = None,
+    val: ValOption = None,
     difficulty: DifficultyOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many examples.")] = None,
-    val_limit: Annotated[int, typer.Option(min=1, help="Validate on the first so many examples.")] = 20,
+    limit: LimitOption = None,
+    val_limit: ValLimitOption = 20,
     model: ModelOption = None,
     program: ProgramOption = None,
     trust_code: TrustOption = False,
@@ -84,27 +93,27 @@ def compile_program(
     epochs: Annotated[int | None, typer.Option(help="warm_start: passes over the traces.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="warm_start: trajectories in one step.")] = None,
     warm_lr: Annotated[float | None, typer.Option(help="warm_start: learning rate.")] = None,
-    steps: Annotated[int | None, typer.Option(help="grpo: updates.")] = None,
-    num_generations: Annotated[int | None, typer.Option(help="grpo: trajectories of one task.")] = None,
-    tasks_per_step: Annotated[int | None, typer.Option(help="grpo: tasks in one update.")] = None,
-    lr: Annotated[float | None, typer.Option(help="grpo: learning rate.")] = None,
-    beta: Annotated[float | None, typer.Option(help="grpo: weight of the KL to the policy it starts from.")] = None,
+    steps: StepsOption = None,
+    num_generations: GenerationsOption = None,
+    tasks_per_step: TasksOption = None,
+    lr: RateOption = None,
+    beta: BetaOption = None,
     curriculum: Annotated[str | None, typer.Option(help="grpo: joint or progressive.")] = None,
-    lora_r: Annotated[int | None, typer.Option(help="warm_start, grpo: rank of the adapter.")] = None,
-    top_layers: Annotated[int | None, typer.Option(help="warm_start, grpo: train the last so many layers.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Episodes played at once.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of task order, sampling and weights.")] = 0,
+    lora_r: RankOption = None,
+    top_layers: LayersOption = None,
+    threads: ThreadsOption = 8,
+    seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a program into prompts and weights; every finished phase is saved in the run folder.
 
-    The run folder holds config.json, metrics.jsonl (a line a step), results.json (the base and every phase on the
-    validation examples) and one saved program a phase, which --program takes.
+    The folder holds config.json, metrics.jsonl (a line a step), results.json (base and phases on the validation
+    examples) and a saved program for each phase, which --program takes.
     """
     options = {name: value for name, value in locals().items() if name in USED_BY and value is not None}
     with output(as_json) as out:
         chosen = _phases(phases)
-        trainset, valset = _sets(data, train, val, difficulty=difficulty, limit=limit, val_limit=val_limit)
+        trainset, valset = training_sets(data, train, val, difficulty=difficulty, limit=limit, val_limit=val_limit)
         folder = RunFolder(out_dir)
         student = chosen_program(
             model=model,
@@ -233,20 +242,3 @@ def _refuse_idle(options: dict[str, Any], phases: tuple[str, ...]) -> None:
                 f"--{name.replace('_', '-')} belongs to {' and '.join(USED_BY[name])}, which is not among the phases "
                 f"{','.join(phases)}; leave it out"
             )
-
-
-def _sets(
-    data: str | None, train: str | None, val: str | None, *, difficulty: str | None, limit: int | None, val_limit: int
-) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Return the training and the validation examples that the options name."""
-    if (data is None) == (train is None) or (val is not None and train is None):
-        raise ConfigurationError("give --data NAME, or --train SPEC with --val SPEC, such as --data assistant")
-    if data == "assistant":
-        train, val = "assistant:train", "assistant:val"
-    elif data is not None:
-        examples = load_examples(data, difficulty=difficulty)
-        valset = examples[HELD_OUT - 1 :: HELD_OUT][:val_limit]
-        del examples[HELD_OUT - 1 :: HELD_OUT]
-        return examples[:limit], valset
-    validation = load_examples(val, limit=val_limit, difficulty=difficulty) if val is not None else []
-    return load_examples(str(train), limit=limit, difficulty=difficulty), validation

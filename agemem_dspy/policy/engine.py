@@ -189,7 +189,8 @@ class PolicyEngine:
     def _submit(self, request: lm15.Request) -> Pending:
         validate_request(request)
         config = request.config
-        plain = lm15.Config(max_tokens=config.max_tokens, temperature=config.temperature)
+        top_p = 1.0 if config.top_p == 1.0 else None  # which is no restriction
+        plain = lm15.Config(max_tokens=config.max_tokens, temperature=config.temperature, top_p=top_p)
         refused = [f.name for f in fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
         refused += ["tools"] if request.tools else []
         if refused:

@@ -74,7 +74,7 @@ class LoraWeights:
             ModelError: a file is missing, unreadable or not a LoRA adapter.
         """
         try:
-            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            config = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
             tensors = load_file(folder / "adapter_model.safetensors")
             pairs = {}
             for key, a in tensors.items():

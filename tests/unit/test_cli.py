@@ -53,7 +53,10 @@ def test_no_words_at_all_show_the_help(capsys: pytest.CaptureFixture[str]) -> No
         (["eval", "--data", "assistant:test"], "no model was named; give --model smollm2-135m"),
         (["eval", "--data", "assistant:nowhere", "--model", "x"], "unknown split in 'assistant:nowhere'; accepted:"),
         (["eval", "--limit", "1", "--model", "typo"], "a litellm name with its provider, such as openai/gpt-4o-mini"),
-        (["run", "--model", "./nowhere"], "unknown model './nowhere'; give a local name (smollm2-135m), a folder that holds config.json"),
+        (
+            ["run", "--model", "./nowhere"],
+            "unknown model './nowhere'; give a local name (smollm2-135m), a folder that holds config.json",
+        ),
         (["run", "--program", "nowhere"], "nowhere"),
         (["run", "--model", "typo", "--trust-code"], "--trust-code says how far to trust a --program"),
         (["eval", "--program", "x", "--method", "rag"], "leave out --method"),

@@ -48,13 +48,16 @@ def test_each_turn_shows_what_it_did_and_the_next_process_remembers(
     replies = [
         step_reply(call("add_memory", content="Ana is vegan.")),
         step_reply(answer="Noted."),
-        step_reply(call("update_memory", memory_id="m1", content="Ana eats fish."), call("delete_memory", memory_id="m9")),
+        step_reply(
+            call("update_memory", memory_id="m1", content="Ana eats fish."), call("delete_memory", memory_id="m9")
+        ),
         step_reply(answer="Changed."),
         step_reply(call("add_memory", content="Ana flies from Lyon.")),
         step_reply(call("delete_memory", memory_id="m1", confirmation=True), answer="Gone."),
     ]
     with scripted(*replies) as server:
-        said = chat("I am vegan.\n\nI eat fish.\nI fly from Lyon; forget the fish.\n/memory\n/quit\nnever sent\n", where)
+        typed = "I am vegan.\n\nI eat fish.\nI fly from Lyon; forget the fish.\n/memory\n/quit\nnever sent\n"
+        said = chat(typed, where)
         assert len(server.requests) == len(replies)
     assert said.exit_code == 0
     lines = said.stdout.splitlines()
@@ -104,5 +107,6 @@ def test_an_untrained_local_model_is_shown_as_it_is(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no model was named" in refused(agemem(capsys, "chat", "--where", tmp_path / "memories"))
-    assert "unknown model 'typo'" in refused(agemem(capsys, "chat", "--model", "typo", "--where", tmp_path / "memories"))
+    words = ("chat", "--model", "typo", "--where", tmp_path / "memories")
+    assert "unknown model 'typo'" in refused(agemem(capsys, *words))
     assert not (tmp_path / "memories").exists()

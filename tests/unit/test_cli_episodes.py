@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from command_line import agemem, refused, short_examples, tiny_model
+from command_line import ROOT, agemem, interrupted, refused, short_examples, tiny_model
 
-ROOT = Path(__file__).resolve().parents[2]
 HOTPOT = ROOT.parent / "shared" / "data" / "hotpotqa" / "hotpot_dev_distractor_v1_sample.json"
 QUICK = ("--max-rounds", "1", "--max-tokens", "4")
 
@@ -23,9 +17,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def test_run_prints_every_step_and_the_reasons(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
-) -> None:
+def test_run_prints_every_step_and_the_reasons(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     data = short_examples(tmp_path / "rows.jsonl", 2)
     words = ("run", "--data", data, "--index", "1", "--model", model, *QUICK)
     shown = agemem(capsys, *words)
@@ -108,28 +100,18 @@ def test_bad_data_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path
 
 def test_ctrl_c_keeps_what_was_played(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
     data, out = short_examples(tmp_path / "rows.jsonl", 20), tmp_path / "run"
-    options = ["--data", data, "--model", str(model), "--max-rounds", "1", "--max-tokens", "64", "--out", str(out)]
-    code = "import sys; from agemem_dspy.cli import main; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "eval", *options, "--threads", "1"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
     rows = out / "eval.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not (rows.is_file() and rows.stat().st_size):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    printed, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    (line,) = [line for line in told.splitlines() if line.startswith("interrupted: ")]
-    assert f"what was played is kept in {rows}; the same command goes on from there" in line
-    assert "Traceback" not in told
-    assert printed == ""
+    words = ("eval", "--data", data, "--model", model, "--max-rounds", "1", "--max-tokens", "64", "--out", out)
+    stopped = interrupted(lambda: rows.is_file() and rows.stat().st_size > 0, *words, "--threads", "1")
+    assert stopped.code == 130, stopped.err
+    (line,) = [line for line in stopped.err.splitlines() if line.startswith("interrupted: ")]
+    assert line.endswith(f"what was played is kept in {rows}; the same command goes on from there")
+    assert "Traceback" not in stopped.err
+    assert stopped.out == ""
     played = rows.read_text("utf-8").splitlines()
     assert 1 <= len(played) < 20
-    limit = len(played) + 1
-    found = agemem(capsys, "eval", *options, "--limit", limit, "--json").json
-    assert found["n"] == limit
+    found = agemem(capsys, *words, "--limit", len(played) + 1, "--json").json
+    assert found["n"] == len(played) + 1
     assert rows.read_text("utf-8").splitlines()[: len(played)] == played
 
 

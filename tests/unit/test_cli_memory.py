@@ -53,7 +53,8 @@ def test_an_unknown_id_removes_nothing(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "out" / "ana.jsonl"
-    for text, label in (("Ana is vegan.", "a=1"), ("Ana is vegan.", "a=1"), ("Ana is vegan.", "a=2"), ("Ü\u2028", "b=x")):
+    vegan = "Ana is vegan."
+    for text, label in ((vegan, "a=1"), (vegan, "a=1"), (vegan, "a=2"), ("Ü\u2028", "b=x")):
         agemem(capsys, "memory", "add", text, "--where", here, "--label", label)
     exported = agemem(capsys, "memory", "export", file, "--where", here, "--json")
     assert exported.json["count"] == len(file.read_text("utf-8").rstrip("\n").split("\n")) == 4
@@ -97,7 +98,7 @@ def test_a_malformed_line_is_named_and_nothing_is_imported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, said: str
 ) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text(f'{json.dumps({"content": "Ana is vegan."})}\n\n{line}\n', encoding="utf-8")
+    file.write_text(f"{json.dumps({'content': 'Ana is vegan.'})}\n\n{line}\n", encoding="utf-8")
     words = refused(agemem(capsys, "memory", "import", file, "--where", tmp_path / "memories"))
     assert f"{file}:3: " in words
     assert said in words

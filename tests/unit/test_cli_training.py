@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import agemem, refused, short_examples, tiny_model
+from command_line import agemem, interrupted, refused, short_examples, tiny_model
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft asks transformers for it
+)
 QUICK = ("--max-rounds", "2", "--max-tokens", "8", "--max-examples", "2", "--threshold", "0.1")
 GRPO = ("--steps", "2", "--num-generations", "2", "--tasks-per-step", "1")
 
@@ -41,6 +44,28 @@ def test_compile_fills_a_run_folder_that_eval_plays(
     assert played.json["model"].startswith("local/tiny@")
     again = agemem(capsys, "compile", *words)
     assert "holds something already" in refused(again)
+
+
+def test_ctrl_c_leaves_the_weights_of_the_steps_that_were_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
+) -> None:
+    data, run = short_examples(tmp_path / "rows.jsonl", 5), tmp_path / "run"
+    lines = run / "metrics.jsonl"
+    words = ("--train", data, "--model", model, "--phases", "warm_start,grpo", *QUICK, "--max-tokens", "24")
+    grpo = ("--steps", "1000", "--num-generations", "2", "--tasks-per-step", "1")
+    stopped = interrupted(
+        lambda: lines.is_file() and '"grpo"' in lines.read_text("utf-8"), "compile", *words, *grpo, "--out", run
+    )
+    assert stopped.code == 130, stopped.err
+    (line,) = [line for line in stopped.err.splitlines() if line.startswith("interrupted: ")]
+    assert "finished phases: warm_start; " in line
+    assert line.endswith(f"everything is kept in {run}")
+    done = json.loads(lines.read_text("utf-8").splitlines()[-1])
+    assert f"grpo_step_{done['step']}" in line
+    words = ("--program", run / f"grpo_step_{done['step']}", "--data", data, "--max-tokens", "4", "--json")
+    played = agemem(capsys, "eval", *words, "--limit", "1")
+    assert played.code == 0, played.err
+    assert json.loads((run / "results.json").read_text("utf-8"))["program"] == str(run / "warm_start")
 
 
 @pytest.mark.parametrize(
@@ -79,3 +104,33 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_the_work(
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         outcome = agemem(capsys, "compile", "--data", "assistant", "--model", model, "--out", run)
         assert str(run) in refused(outcome)
+
+
+def test_tune_tries_the_known_weights_and_goes_on_from_its_study(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
+) -> None:
+    data, study = short_examples(tmp_path / "rows.jsonl", 5), tmp_path / "study"
+    words = ("tune", "--data", data, "--model", model, "--max-rounds", "1", "--max-tokens", "8", "--study", study)
+    grpo = ("--steps", "1", "--num-generations", "2", "--tasks-per-step", "1")
+    first = agemem(capsys, *words, *grpo, "--trials", "1", "--json")
+    assert first.code == 0, first.err
+    (paper,) = first.json["trials"]
+    assert paper["weights"] == pytest.approx({"task": 1 / 3, "context": 1 / 3, "memory": 1 / 3})
+    assert (study / "study.journal").is_file()
+    both = agemem(capsys, *words, *grpo, "--trials", "2", "--json").json
+    assert both["trials"][0] == paper
+    assert both["trials"][1]["weights"]["task"] > 0.99
+    assert both["value"] == max(trial["value"] for trial in both["trials"])
+    shown = agemem(capsys, *words, *grpo, "--trials", "2")
+    assert "best: answer 0.000 with weights" in shown.out
+    other = agemem(capsys, *words, *grpo, "--trials", "2", "--seed", "1")
+    assert "holds a study with another" in refused(other)
+
+
+def test_tune_refuses_what_cannot_be_tuned(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
+    words = ("tune", "--data", "assistant", "--study", tmp_path / "study")
+    assert "is not a local policy" in refused(agemem(capsys, *words, "--model", "openai/gpt-4o-mini"))
+    assert "'--trials'" in refused(agemem(capsys, *words, "--model", model, "--trials", "0"))
+    no_val = ("tune", "--train", "assistant:train", "--study", tmp_path / "study")
+    assert "neither may be empty" in refused(agemem(capsys, *no_val, "--model", model))
+    assert not (tmp_path / "study").exists()

@@ -273,10 +273,10 @@ def test_each_version_answers_as_its_own_merged_model_would(folder: Path) -> Non
     served = PolicyEngine(load(folder), name="tiny")
     models = [served.name, served.register("one", lora(1)), served.register("two", lora(2))]
     jobs = [(model, f"Ana lives in Rome {i % 3}") for i in range(4) for model in models]
-    answers: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    answers: list[tuple[str, str, Completion]] = []
 
     def work(model: str, text: str) -> None:
-        answers.setdefault((model, text), set()).add(ask(served, text, model=model).completion_ids)
+        answers.append((model, text, ask(served, text, model=model)))
 
     threads = [threading.Thread(target=work, args=job) for job in jobs]
     for thread in threads:
@@ -286,9 +286,12 @@ def test_each_version_answers_as_its_own_merged_model_would(folder: Path) -> Non
     fresh = PolicyEngine(load(folder), name="tiny", prefix_bytes=0)
     for version, weights in served.versions.items():
         fresh.register(version, weights)
-    for (model, text), given in answers.items():
-        assert given == {ask(fresh, text, model=model).completion_ids}
-    assert len({answers[model, "Ana lives in Rome 0"].copy().pop() for model in models}) == 3
+    for model, text, given in answers:
+        expected = ask(fresh, text, model=model)
+        assert (given.completion_ids, given.model) == (expected.completion_ids, model)
+        assert given.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    assert len(answers) == 12
+    assert len({round(given.logprobs[0], 3) for _, text, given in answers if text.endswith("0")}) == 3
 
 
 def test_versions_are_immutable(engine: PolicyEngine) -> None:

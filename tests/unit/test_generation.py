@@ -87,7 +87,7 @@ def test_greedy_completions_are_those_of_an_uncached_loop(grouped: PreTrainedMod
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_prefix_reuse_does_not_change_a_token(model: PreTrainedModel, data: st.DataObject) -> None:
-    """Conversations that grow, branch and are cut, at ragged lengths and batch sizes, with a warm and without a pool."""
+    """Conversations that grow, branch and are cut, at ragged lengths and batch sizes, with and without a pool."""
     pool = PrefixPool()
     stems = random_prompts([9, 14], vocab=200, seed=3)
     for seed in range(data.draw(st.integers(1, 3), label="calls")):

@@ -1,0 +1,80 @@
+"""Every command and every line of Python in the README runs.
+
+The one change: the remote LM and the fetched model are replaced by a scripted LM and a tiny model.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from agemem_dspy.policy.tiny import tiny_llama
+from tests.command_line import agemem
+from tests.fakes import scripted_lm
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "tiny", corpus=["Ana lives in Rome"], vocab_size=300)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    """A working directory of the test's own, and a person at the keyboard who says hello and leaves."""
+    folder, keyboard = Path.cwd(), sys.stdin
+    os.chdir(tmp_path)
+    sys.stdin = io.StringIO("Hello.\n/quit\n")
+    yield tmp_path
+    os.chdir(folder)
+    sys.stdin = keyboard
+
+
+def commands(program: str) -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.startswith(program)]
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = [command.split()[1] for command in commands("make")]
+    assert wanted == ["demo", "test"]
+    assert set(wanted) <= set(targets)
+
+
+@pytest.mark.parametrize("command", commands("agemem"))
+def test_a_command_runs(command: str, tiny: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command.replace("smollm2-135m", str(tiny)))[1:]
+    if words[0] == "memory":
+        agemem(capsys, "memory", "add", "diet: vegan", "--where", "memories/")
+    outcome = agemem(capsys, *words)
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_python_runs(tiny: Path, here: Path) -> None:
+    first, second = blocks("python")
+    settings, program = first.split("dspy.configure(lm=dspy.LM(")
+    program = program.partition("\n")[2]
+    program = program.replace('"assistant:train")', '"assistant:train", limit=8)').replace("limit=20", "limit=2")
+    scope: dict[str, Any] = {}
+    with dspy.context(lm=scripted_lm(lambda prompt: "[[ ## answer ## ]]\nA table for one.")):
+        exec(compile(settings + program, "README.md", "exec"), scope)
+        exec(compile(second.replace("smollm2-135m", str(tiny)), "README.md", "exec"), scope)
+    assert (here / "compiled" / "program.json").exists()
+    assert type(scope["compiled"]).__name__ == "ThreeStageEpisode"
+    assert scope["lm"].model == "local/tiny"

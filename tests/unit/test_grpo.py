@@ -1,0 +1,154 @@
+"""Advantages, weights and the loss against numpy and against what can be said of them in general."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights, stepwise_grpo_loss
+
+rewards = st.lists(st.integers(-20, 20).map(lambda n: n / 10), min_size=2, max_size=8)
+lengths = st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=5).filter(any)
+
+
+# Advantages
+
+
+@given(rewards)
+def test_advantages_are_standard_scores_with_the_sample_deviation(values: list[float]) -> None:
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    expected = np.zeros(len(values)) if len(set(values)) == 1 else (np.array(values) - mean) / (deviation + 1e-6)
+    assert group_advantages(values) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_deviation_is_the_sample_one() -> None:
+    assert group_advantages([0.0, 1.0], eps=0.0) == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)])
+
+
+@given(rewards, st.floats(-50, 50), st.floats(0.5, 50))
+def test_advantages_do_not_depend_on_shift_and_positive_scale(values: list[float], shift: float, scale: float) -> None:
+    moved = [scale * value + shift for value in values]
+    assert group_advantages(moved) == pytest.approx(group_advantages(values), abs=1e-3)
+    assert group_advantages(moved, eps=0.0) == pytest.approx(group_advantages(values, eps=0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 1e6])
+def test_ties_have_no_advantage(value: float) -> None:
+    assert group_advantages([value] * 7).tolist() == [0.0] * 7
+
+
+def test_a_tie_up_to_rounding_is_a_tie() -> None:
+    assert not group_advantages([0.1 + 0.2, 0.3, 0.3]).any()
+    assert group_advantages([0.3, 0.3, 0.3001]).any()
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_a_group_of_fewer_than_two_is_refused(values: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match="set num_generations to 2 or more"):
+        group_advantages(values)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_rewards_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ConfigurationError, match="must be finite"):
+        group_advantages([0.0, bad, 1.0])
+
+
+# Weights
+
+
+@given(lengths, st.sampled_from(SCALES))
+def test_the_weights_of_all_tokens_sum_to_one(steps: list[list[int]], scale: Scale) -> None:
+    weights = step_weights(steps, scale)
+    assert [len(own) for own in weights] == [len(own) for own in steps]
+    total = sum(w * n for own, ns in zip(weights, steps, strict=True) for w, n in zip(own, ns, strict=True))
+    assert total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("call", [[1 / 6, 1 / 12], [1 / 30]]),  # three calls, a third each
+        ("token", [[1 / 16, 1 / 16], [1 / 16]]),
+        ("trajectory", [[1 / 12, 1 / 12], [1 / 20]]),  # two trajectories, a half each
+    ],
+)
+def test_what_weighs_equally(scale: Scale, expected: list[list[float]]) -> None:
+    weights = step_weights([[2, 4], [10]], scale)
+    assert [pytest.approx(own) for own in expected] == weights
+
+
+def test_an_unknown_scale_is_refused() -> None:
+    unknown: Any = "step"
+    with pytest.raises(ConfigurationError, match="not 'step'"):
+        step_weights([[1]], unknown)
+
+
+# Loss
+
+
+def loss(ratios: list[float], advantages: list[float], **options: Any) -> tuple[Any, torch.Tensor]:
+    logp = torch.tensor(ratios, dtype=torch.float64).log().requires_grad_()
+    n = len(ratios)
+    weights = torch.full((n,), 1 / n, dtype=torch.float64)
+    parts = stepwise_grpo_loss(
+        logp, torch.zeros_like(logp), torch.tensor(advantages, dtype=torch.float64), weights, **options
+    )
+    parts.loss.backward()
+    assert logp.grad is not None
+    return parts, logp.grad
+
+
+def test_the_clip_bounds_only_what_would_go_further() -> None:
+    ratios, advantages = [1.5, 1.5, 0.5, 0.5, 1.1], [1.0, -1.0, 1.0, -1.0, 1.0]
+    parts, gradient = loss(ratios, advantages, clip=0.2)
+    assert float(parts.loss) == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8 + 1.1) / 5)
+    assert gradient.tolist() == pytest.approx([0.0, 1.5 / 5, -0.5 / 5, 0.0, -1.1 / 5])
+    assert parts.clipped == pytest.approx(2 / 5)
+    assert parts.ratio == pytest.approx(sum(ratios) / 5)
+
+
+def test_without_a_clip_it_is_the_plain_surrogate() -> None:
+    parts, gradient = loss([1.5, 0.5], [1.0, -1.0], clip=None)
+    assert float(parts.loss) == pytest.approx(-0.5)
+    assert gradient.tolist() == pytest.approx([-0.75, 0.25])
+    assert parts.clipped == 0.0
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=6), st.floats(0.01, 2))
+def test_the_kl_is_k3_and_never_negative(gaps: list[float], beta: float) -> None:
+    reference = torch.tensor(gaps, dtype=torch.float64)
+    parts, gradient = loss([1.0] * len(gaps), [0.0] * len(gaps), ref_logp_N=reference, beta=beta)
+    expected = np.mean([math.exp(gap) - gap - 1 for gap in gaps])
+    assert parts.kl == pytest.approx(expected, abs=1e-9)
+    assert parts.kl >= 0
+    assert float(parts.loss) == pytest.approx(beta * expected, abs=1e-9)
+    assert gradient.tolist() == pytest.approx([beta * (1 - math.exp(gap)) / len(gaps) for gap in gaps])
+
+
+def test_the_kl_estimate_is_unbiased() -> None:
+    source = np.random.default_rng(0)
+    policy, reference = source.dirichlet(np.ones(5)), source.dirichlet(np.ones(5))
+    expected = float((policy * np.log(policy / reference)).sum())
+    parts = stepwise_grpo_loss(
+        torch.tensor(policy).log(),
+        torch.tensor(policy).log(),
+        torch.zeros(5, dtype=torch.float64),
+        torch.tensor(policy),  # the expectation over what the policy samples
+        ref_logp_N=torch.tensor(reference).log(),
+        beta=1.0,
+    )
+    assert parts.kl == pytest.approx(expected)
+
+
+def test_a_kl_without_a_reference_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="reference"):
+        loss([1.0], [1.0], beta=0.1)
