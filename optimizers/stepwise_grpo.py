@@ -76,7 +76,7 @@ class GRPOConfig:
             raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
 
 
-class StepwiseGRPO(Teleprompter):  # type: ignore[misc]
+class StepwiseGRPO(Teleprompter):
     """Compile a program's decisions into LoRA weights.
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
@@ -201,7 +201,8 @@ class _Tasks:
     """An endless seeded stream of tasks: every example once, reshuffled, again."""
 
     def __init__(self, examples: Sequence[dspy.Example], seed: int) -> None:
-        self.examples, self.random, self.waiting = list(examples), random.Random(seed), []
+        self.examples, self.random = list(examples), random.Random(seed)
+        self.waiting: list[dspy.Example] = []
 
     def take(self, count: int) -> list[dspy.Example]:
         taken = []

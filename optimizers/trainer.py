@@ -61,7 +61,8 @@ class PolicyTrainer:
         layers = engine.model.config.num_hidden_layers
         if config.top_layers is not None and not 1 <= config.top_layers <= layers:
             raise ConfigurationError(f"top_layers must be between 1 and {layers}")
-        rank, alpha = (start.rank, start.alpha) if start else (config.lora_r, config.lora_alpha)
+        rank = start.rank if start else config.lora_r
+        alpha: Any = start.alpha if start else config.lora_alpha  # peft's annotation says int; a fraction works
         lora = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -69,8 +70,9 @@ class PolicyTrainer:
             target_modules=_targets(engine.model, layers - (config.top_layers or layers)),
             task_type="CAUSAL_LM",
         )
-        torch.manual_seed(config.seed)
-        with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a deprecated name
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(config.seed)
+            # peft 0.21 asks transformers 5.23 by a deprecated name
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             self.model: Any = get_peft_model(engine.base_model(), lora)
         self.model.train()
@@ -101,7 +103,8 @@ class PolicyTrainer:
 
     def weights(self) -> LoraWeights:
         """Return a copy of the weights as they are now."""
-        pairs = {n: (a.detach().cpu().clone(), b.detach().cpu().clone()) for n, (a, b) in self._pairs("default").items()}
+        own = self._pairs("default").items()
+        pairs = {name: (a.detach().cpu().clone(), b.detach().cpu().clone()) for name, (a, b) in own}
         config = self.model.peft_config["default"]
         return LoraWeights(rank=config.r, alpha=float(config.lora_alpha), pairs=pairs)
 
@@ -109,7 +112,8 @@ class PolicyTrainer:
         """Make the weights as they are now the reference policy of the KL term."""
         current = self.weights()
         if not self._has_reference:
-            self.model.add_adapter("reference", self.model.peft_config["default"])
+            with torch.random.fork_rng(devices=[]):  # its random start is overwritten below
+                self.model.add_adapter("reference", self.model.peft_config["default"])
             self._has_reference = True
         self._load("reference", current)
         self.model.set_adapter("default")
@@ -172,7 +176,7 @@ class PolicyTrainer:
             logp = torch.cat(self.logprobs(batch, prefix=prefix))
             weights = torch.cat([_columns(row)[2] for row in batch]).to(logp)
             loss = -(weights * logp).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         prefix.backward()
         self._apply(rate)
@@ -208,7 +212,7 @@ class PolicyTrainer:
             parts = stepwise_grpo_loss(
                 logp, old, advantages, weights, ref_logp_N=reference, beta=beta, clip=clip
             )
-            parts.loss.backward()  # type: ignore[no-untyped-call]
+            parts.loss.backward()
             share = float(weights.sum())
             sums["loss"] += float(parts.loss.detach())
             sums["kl"] += share * parts.kl

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from agemem_dspy.journal import Journal
     from agemem_dspy.rewards import TrajectoryReward
 
-WITH_INTERVAL = ("reward", "answer", "memory_quality")  # of the table, which has to fit 80 columns
-MEAN_ALONE = ("parse_rate", "prompt_tokens")
+WITH_INTERVAL = ("reward", "answer")  # of the table, which has to fit 80 columns
+MEAN_ALONE = ("memory_quality", "parse_rate", "prompt_tokens")
 
 
 class RunFolder:
@@ -132,12 +132,15 @@ class RunFolder:
 
     def table(self) -> Table:
         """Return the phases as a rich table: means with their 95 % intervals on the validation examples."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=f"validation (n = {max((phase.get('n', 0) for phase in self.phases), default=0)})")
-        table.add_column("phase")
+        table = Table(
+            box=SIMPLE_HEAD, title=f"validation (n = {max((phase.get('n', 0) for phase in self.phases), default=0)})"
+        )
+        table.add_column("phase", no_wrap=True)
         for column in (*WITH_INTERVAL, *MEAN_ALONE):
-            table.add_column(column.replace("_", " "), justify="right")
+            table.add_column(column.replace("_", " "), justify="right", no_wrap=column in WITH_INTERVAL)
         for phase in self.phases:
             cells = [
                 _mean(phase.get(column), interval=column in WITH_INTERVAL) for column in (*WITH_INTERVAL, *MEAN_ALONE)

@@ -34,7 +34,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PolicyEngine:
 @pytest.fixture
 def student(engine: PolicyEngine) -> ThreeStageEpisode:
     memory = LongTermMemory.open(":memory:", embedder=HashEmbedder())
-    episode = ThreeStageEpisode(AgeMemAgent("question -> answer", memory=memory, adapter=CompactAdapter(), max_rounds=1))
+    agent = AgeMemAgent("question -> answer", memory=memory, adapter=CompactAdapter(), max_rounds=1)
+    episode = ThreeStageEpisode(agent)
     episode.set_lm(local_lm(engine, max_tokens=3))
     return episode
 
@@ -49,11 +50,7 @@ def reward() -> TrajectoryReward:
     return TrajectoryReward(RewardWeights.paper(), embedder=HashEmbedder())
 
 
-def nothing_was_sampled(engine: PolicyEngine, calls: int) -> bool:
-    return engine.counts.calls == calls
-
-
-class BrokenJudge(TrajectoryReward):
+class BrokenReward(TrajectoryReward):
     """Has a term that fails on every trajectory."""
 
     def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:
@@ -65,11 +62,11 @@ class BrokenJudge(TrajectoryReward):
 
 def test_a_term_that_raises_stops_the_run_with_its_name(student: ThreeStageEpisode) -> None:
     with pytest.raises(RewardError, match="'politeness' failed: ZeroDivisionError: no words"):
-        StepwiseGRPO(BrokenJudge(), config=SMALL).compile(student, trainset=[example()])
+        StepwiseGRPO(BrokenReward(), config=SMALL).compile(student, trainset=[example()])
 
 
 def test_labels_that_cannot_be_read_stop_the_run_with_the_terms_name(student: ThreeStageEpisode) -> None:
-    with pytest.raises(RewardError, match="reward term '(storage|maintenance|task|compression)' failed"):
+    with pytest.raises(RewardError, match="reward term 'preservation' failed"):
         StepwiseGRPO(reward(), config=SMALL).compile(student, trainset=[example(facts=5)])
 
 
@@ -115,7 +112,7 @@ def test_a_log_folder_that_cannot_be_written_is_found_before_anything_is_sampled
     calls = engine.counts.calls
     with pytest.raises(RunError, match="choose another log_dir"):
         StepwiseGRPO(reward(), config=SMALL, log_dir=tmp_path / "file" / "run").compile(student, trainset=[example()])
-    assert nothing_was_sampled(engine, calls)
+    assert engine.counts.calls == calls
 
 
 @pytest.mark.parametrize(
@@ -156,7 +153,15 @@ def test_layers_that_are_not_there_are_refused(engine: PolicyEngine, layers: int
 
 def step(error: str | None) -> Step:
     return Step(
-        stage=Stage.REASON, turn=0, round=1, kind="act", context=(), output={}, parsed=False, prompt_tokens=1, error=error
+        stage=Stage.REASON,
+        turn=0,
+        round=1,
+        kind="act",
+        context=(),
+        output={},
+        parsed=False,
+        prompt_tokens=1,
+        error=error,
     )
 
 

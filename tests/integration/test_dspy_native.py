@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_gepa_rewrites_the_steps_instructions(caplog: pytest.LogCaptureFixture) 
     def student(prompt: str) -> str:
         return answer("Lisbon" if told in prompt else "Porto")
 
-    reflection = scripted_lm(lambda prompt: f"```\n{told}\n```")
+    reflection = scripted_lm(lambda prompt: json.dumps({"new_instruction": told}))
     program = make()
     program.set_lm(scripted_lm(student))
     optimizer = dspy.GEPA(
@@ -137,7 +138,7 @@ def test_gepa_rewrites_the_steps_instructions(caplog: pytest.LogCaptureFixture) 
     assert compiled.agent.step.signature.instructions == told
     assert program.agent.step.signature.instructions != told
     assert "score returned by the metric with pred_name is different" not in caplog.text
-    assert any('expected "Lisbon"' in prompt for prompt in reflection.engine.prompts)
+    assert all("The answer was" in prompt and "A fact was not stored" in prompt for prompt in reflection.engine.prompts)
     played = compiled(**make_example().inputs())
     assert played.answer == "Lisbon"
 
@@ -146,7 +147,7 @@ def test_gepa_rewrites_the_steps_instructions(caplog: pytest.LogCaptureFixture) 
 
 
 def test_better_together_compiles_prompts_then_weights(tiny: PolicyEngine) -> None:
-    program = make(max_rounds=1)
+    program = make(max_rounds=2)
     lm = local_lm(tiny, max_tokens=6)
     program.set_lm(lm)
     optimizer = dspy.BetterTogether(
@@ -154,7 +155,13 @@ def test_better_together_compiles_prompts_then_weights(tiny: PolicyEngine) -> No
         p=BootstrapToolDemos(REWARD, max_demos=2, num_threads=1),
         w=StepwiseGRPO(REWARD, config=GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=1, num_threads=2)),
     )
-    compiled = optimizer.compile(program, trainset=examples(2), valset=examples(1), strategy="p -> w")
+    compiled = optimizer.compile(
+        program,
+        trainset=examples(2),
+        valset=examples(1),
+        strategy="p -> w",
+        optimizer_compile_args={"p": {"valset": None}},  # or the demos, no use to random weights, would be dropped
+    )
     assert not compiled.flag_compilation_error_occurred
     tried = {candidate["strategy"]: candidate["program"] for candidate in compiled.candidate_programs}
     assert set(tried) == {"", "p", "p -> w"}
@@ -178,7 +185,7 @@ def test_a_compiled_program_survives_dspys_own_saving(tiny: PolicyEngine, tmp_pa
     compiled.save(tmp_path / "program.json")
     again = make(max_rounds=1)
     again.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
-    assert again.get_lm().engine is tiny if again.agent.step.lm is again.agent.summarize.lm else True
+    assert again.agent.step.lm.engine is again.agent.summarize.lm.engine is tiny
     inputs = make_example().inputs()
     assert [s.completion for s in again(**inputs).trajectory.steps] == [
         s.completion for s in compiled(**inputs).trajectory.steps

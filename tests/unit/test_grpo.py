@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agemem_dspy.errors import ConfigurationError
@@ -21,6 +21,7 @@ lengths = st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_siz
 # Advantages
 
 
+@settings(max_examples=50, deadline=None)
 @given(rewards)
 def test_advantages_are_standard_scores_with_the_sample_deviation(values: list[float]) -> None:
     mean = sum(values) / len(values)
@@ -33,6 +34,7 @@ def test_the_deviation_is_the_sample_one() -> None:
     assert group_advantages([0.0, 1.0], eps=0.0) == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)])
 
 
+@settings(max_examples=50, deadline=None)
 @given(rewards, st.floats(-50, 50), st.floats(0.5, 50))
 def test_advantages_do_not_depend_on_shift_and_positive_scale(values: list[float], shift: float, scale: float) -> None:
     moved = [scale * value + shift for value in values]
@@ -65,6 +67,7 @@ def test_rewards_that_are_not_finite_are_refused(bad: float) -> None:
 # Weights
 
 
+@settings(max_examples=50, deadline=None)
 @given(lengths, st.sampled_from(SCALES))
 def test_the_weights_of_all_tokens_sum_to_one(steps: list[list[int]], scale: Scale) -> None:
     weights = step_weights(steps, scale)
@@ -95,42 +98,44 @@ def test_an_unknown_scale_is_refused() -> None:
 # Loss
 
 
-def loss(ratios: list[float], advantages: list[float], **options: Any) -> tuple[Any, torch.Tensor]:
+def loss(ratios: list[float], advantages: list[float], **options: Any) -> tuple[float, Any, torch.Tensor]:
     logp = torch.tensor(ratios, dtype=torch.float64).log().requires_grad_()
     n = len(ratios)
     weights = torch.full((n,), 1 / n, dtype=torch.float64)
     parts = stepwise_grpo_loss(
         logp, torch.zeros_like(logp), torch.tensor(advantages, dtype=torch.float64), weights, **options
     )
+    value = float(parts.loss.detach())
     parts.loss.backward()
     assert logp.grad is not None
-    return parts, logp.grad
+    return value, parts, logp.grad
 
 
 def test_the_clip_bounds_only_what_would_go_further() -> None:
     ratios, advantages = [1.5, 1.5, 0.5, 0.5, 1.1], [1.0, -1.0, 1.0, -1.0, 1.0]
-    parts, gradient = loss(ratios, advantages, clip=0.2)
-    assert float(parts.loss) == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8 + 1.1) / 5)
+    value, parts, gradient = loss(ratios, advantages, clip=0.2)
+    assert value == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8 + 1.1) / 5)
     assert gradient.tolist() == pytest.approx([0.0, 1.5 / 5, -0.5 / 5, 0.0, -1.1 / 5])
     assert parts.clipped == pytest.approx(2 / 5)
     assert parts.ratio == pytest.approx(sum(ratios) / 5)
 
 
 def test_without_a_clip_it_is_the_plain_surrogate() -> None:
-    parts, gradient = loss([1.5, 0.5], [1.0, -1.0], clip=None)
-    assert float(parts.loss) == pytest.approx(-0.5)
+    value, parts, gradient = loss([1.5, 0.5], [1.0, -1.0], clip=None)
+    assert value == pytest.approx(-0.5)
     assert gradient.tolist() == pytest.approx([-0.75, 0.25])
     assert parts.clipped == 0.0
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=6), st.floats(0.01, 2))
 def test_the_kl_is_k3_and_never_negative(gaps: list[float], beta: float) -> None:
     reference = torch.tensor(gaps, dtype=torch.float64)
-    parts, gradient = loss([1.0] * len(gaps), [0.0] * len(gaps), ref_logp_N=reference, beta=beta)
+    value, parts, gradient = loss([1.0] * len(gaps), [0.0] * len(gaps), ref_logp_N=reference, beta=beta)
     expected = np.mean([math.exp(gap) - gap - 1 for gap in gaps])
     assert parts.kl == pytest.approx(expected, abs=1e-9)
     assert parts.kl >= 0
-    assert float(parts.loss) == pytest.approx(beta * expected, abs=1e-9)
+    assert value == pytest.approx(beta * expected, abs=1e-9)
     assert gradient.tolist() == pytest.approx([beta * (1 - math.exp(gap)) / len(gaps) for gap in gaps])
 
 

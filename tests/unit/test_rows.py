@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agemem_dspy.optimizers.rows import Row, Sample, batches, pack, shared_prefix
@@ -44,6 +44,7 @@ def trajectories(draw: st.DrawFn) -> list[list[Sample]]:
     return played
 
 
+@settings(max_examples=50, deadline=None)
 @given(trajectories())
 def test_every_sample_lies_in_exactly_one_row_behind_its_own_prompt(played: list[list[Sample]]) -> None:
     rows = pack(played)
@@ -60,6 +61,7 @@ def test_every_sample_lies_in_exactly_one_row_behind_its_own_prompt(played: list
         assert max(covered) == len(row.ids) - 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(trajectories())
 def test_rows_hold_samples_of_one_trajectory(played: list[list[Sample]]) -> None:
     owner = {id(sample): k for k, samples in enumerate(played) for sample in samples}
@@ -83,6 +85,7 @@ def test_the_same_prompt_twice_makes_two_rows() -> None:
     assert len(pack([[sample([1, 2], [3]), sample([1, 2], [4])]])) == 2
 
 
+@settings(max_examples=50, deadline=None)
 @given(trajectories())
 def test_the_shared_prefix_is_the_longest_that_leaves_every_prediction_outside(played: list[list[Sample]]) -> None:
     rows = pack(played)
@@ -93,6 +96,7 @@ def test_the_shared_prefix_is_the_longest_that_leaves_every_prediction_outside(p
     assert n == limit or len({int(row.ids[n]) for row in rows}) > 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(trajectories(), st.integers(1, 40))
 def test_batches_hold_every_row_once_within_the_bound(played: list[list[Sample]], most: int) -> None:
     rows = pack(played)

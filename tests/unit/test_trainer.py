@@ -59,12 +59,12 @@ class WitnessEngine(PolicyEngine):
         self.served += [(tuple(row.prompt_ids.tolist()), tuple(row.completion_ids)) for row in rows]
 
 
-class CountReward(TrajectoryReward):
-    """Pays for tokens with an even id, so that rollouts of an untrained model differ."""
+class TokenReward(TrajectoryReward):
+    """Pays the mean token id, so that rollouts of an untrained model differ."""
 
     def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:
         taken = [token for step in trajectory.steps if step.completion for token in step.completion.completion_ids]
-        return {"reward": sum(token % 2 == 0 for token in taken) / len(taken)}
+        return {"reward": sum(taken) / len(taken)}
 
 
 class ConstantReward(TrajectoryReward):
@@ -74,7 +74,7 @@ class ConstantReward(TrajectoryReward):
         return {"reward": 0.3}
 
 
-class StageReward(CountReward):
+class StageReward(TokenReward):
     """Remembers which stages were played."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ def groups(engine: WitnessEngine, start: LoraWeights) -> list[Group]:
     """Rollouts of a registered version; `engine.served` has nothing else."""
     student = program(engine, engine.register("start", start))
     engine.served.clear()
-    return rollouts(student, CountReward())
+    return rollouts(student, TokenReward())
 
 
 def program(engine: PolicyEngine, model: str = "") -> ThreeStageEpisode:
@@ -197,7 +197,7 @@ def reference_gradient(
                 parts["kl"] = (gap - logp).exp() - (gap - logp) - 1
                 parts["loss"] = parts["loss"] + beta * parts["kl"]
             token = {"call": len(calls) * n, "token": all_tokens, "trajectory": len(trajectories) * own_tokens}[scale]
-            (parts["loss"].sum() / token).backward()  # type: ignore[no-untyped-call]
+            (parts["loss"].sum() / token).backward()
             for name, part in parts.items():
                 figures[name] += float(part.detach().sum()) / token
     return taken(trainer), figures
@@ -233,7 +233,11 @@ def tree(seed: int, trainer: PolicyTrainer, *, trajectories: int = 3, appended: 
         for _ in range(int(source.integers(1, 4))):
             new = np.array(some(1, 6))
             sample = Sample(
-                prompt_ids=np.array(context), completion_ids=new, logprobs=np.zeros(len(new)), advantage=advantage, weight=0
+                prompt_ids=np.array(context),
+                completion_ids=new,
+                logprobs=np.zeros(len(new)),
+                advantage=advantage,
+                weight=0.0,
             )
             with torch.no_grad():
                 logp = plain_logprobs(trainer.model, sample, 1.0).double().numpy()
@@ -288,7 +292,7 @@ def test_the_update_has_the_gradient_of_the_plain_loop(
     assert result["grad_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in expected]).norm()), rel=1e-4)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), trajectories=st.integers(1, 4), most=st.sampled_from([1, 16, 64, 4096]))
 def test_packing_and_prefix_sharing_are_exact_on_any_tree(
     engine: WitnessEngine, start: LoraWeights, seed: int, trajectories: int, most: int
@@ -307,11 +311,13 @@ def test_imitation_has_the_gradient_of_the_plain_loop(engine: WitnessEngine, sta
     played = weigh(tree(5, trainer), "call")
     calls = [sample for samples in played for sample in samples]
     loss = -torch.stack([plain_logprobs(trainer.model, sample, 1.0).mean() for sample in calls]).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = taken(trainer)
     found = gradients(trainer)
     assert trainer.imitate(played) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert error(found, expected) < 1e-4
+    for _ in range(5):
+        trainer.imitate(played, rate=0.1)
     assert trainer.imitate(played) < float(loss.detach())
 
 
@@ -343,7 +349,7 @@ def test_an_append_only_episode_is_trajectory_level_grpo(engine: WitnessEngine, 
         ratio = (logp - old[1:]).exp()
         a = samples[0].advantage
         objective = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
-        (-(objective * mask[1:]).sum() / total).backward()  # type: ignore[no-untyped-call]
+        (-(objective * mask[1:]).sum() / total).backward()
         assert not logits.grad[:-1][~mask[1:]].any()
     expected = taken(trainer)
     found = gradients(trainer)
@@ -353,7 +359,7 @@ def test_an_append_only_episode_is_trajectory_level_grpo(engine: WitnessEngine, 
 
 def test_only_positions_before_completion_tokens_reach_the_vocabulary(engine: WitnessEngine) -> None:
     trainer = PolicyTrainer(engine, CONFIG)
-    (row,) = pack(tree(7, trainer, trajectories=1, appended=1.0))
+    row = max(pack(tree(7, trainer, appended=1.0)), key=lambda row: len(row.samples))
     assert len(row.samples) > 1
     seen: list[torch.Tensor] = []
     causal = trainer.model.base_model.model
@@ -452,7 +458,7 @@ def test_every_call_that_was_served_is_trained_on_once_with_its_own_prompt(
             laid[tuple(row.ids[:begin].tolist()), tuple(row.ids[begin:end].tolist())] += 1
     taped = Counter((c.prompt_ids, c.completion_ids) for g in groups for own in completions(g) for c in own)
     assert trained == laid == taped
-    assert not trained - Counter(engine.served)
+    assert trained == Counter(engine.served[: len(played)])
 
 
 def test_every_call_of_a_trajectory_has_its_advantage_and_all_tokens_weigh_one(groups: list[Group]) -> None:
@@ -471,7 +477,7 @@ def test_every_call_of_a_trajectory_has_its_advantage_and_all_tokens_weigh_one(g
 def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
     engine: WitnessEngine, start: LoraWeights, groups: list[Group]
 ) -> None:
-    base = rollouts(program(engine), CountReward())
+    base = rollouts(program(engine), TokenReward())
     for played, weights in ((groups, start), (base, None)):
         rows = pack(grpo_samples(played, "call"))
         trainer = PolicyTrainer(engine, CONFIG, start=weights)
@@ -509,7 +515,7 @@ def test_groups_without_spread_teach_nothing_and_are_counted(groups: list[Group]
 def compiled(folder: Path, *, seed: int = 0) -> tuple[LoraWeights, list[dict[str, Any]]]:
     engine, lines = PolicyEngine(load(folder), name="tiny"), []
     config = GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=2, num_threads=1, seed=seed)
-    optimizer = StepwiseGRPO(CountReward(), config=config, trainer=CONFIG, on_step=lines.append)
+    optimizer = StepwiseGRPO(TokenReward(), config=config, trainer=CONFIG, on_step=lines.append)
     result = optimizer.compile(program(engine), trainset=TRAINSET)
     weights = engine.weights(result.get_lm().model)
     assert weights is not None
@@ -529,9 +535,10 @@ def test_equal_seeds_give_equal_weights(folder: Path) -> None:
 def test_the_student_and_torchs_generator_stay_as_they_were(folder: Path, tmp_path: Path) -> None:
     engine = PolicyEngine(load(folder), name="tiny")
     student = program(engine)
+    torch.manual_seed(123)
     before, state, source = student.get_lm(), student.dump_state(), torch.get_rng_state()
     options = GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=1, num_threads=2)
-    result = StepwiseGRPO(CountReward(), config=options, trainer=CONFIG, log_dir=tmp_path / "run").compile(
+    result = StepwiseGRPO(TokenReward(), config=options, trainer=CONFIG, log_dir=tmp_path / "run").compile(
         student, trainset=TRAINSET
     )
     assert student.get_lm() is before
