@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Optional
 
 import dspy
@@ -160,6 +161,7 @@ def canonical_call(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[s
     return tool, values, notes
 
 
+@lru_cache(maxsize=256)  # every episode needs them anew, and pydantic takes its time
 def argument_model(signature: type[dspy.Signature]) -> type[BaseModel]:
     """Return a pydantic model of a tool's arguments; unknown ones are refused."""
     fields: Any = {
@@ -170,8 +172,9 @@ def argument_model(signature: type[dspy.Signature]) -> type[BaseModel]:
     return model
 
 
+@lru_cache(maxsize=256)
 def tool_from_signature(name: str, signature: type[dspy.Signature], func: Callable[..., Any]) -> dspy.Tool:
-    """Return the `dspy.Tool` that a signature describes: its inputs are the arguments."""
+    """Return the `dspy.Tool` that a signature describes: its inputs are the arguments. Equal calls share one tool."""
     args, types, descriptions = {}, {}, {}
     for field, info in signature.input_fields.items():
         schema = TypeAdapter(info.annotation).json_schema()

@@ -59,7 +59,7 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(FRAGMENTS, max_size=14).map("".join) | st.text(max_size=40), min_size=1, max_size=4))
 def test_garbage_never_breaks_an_episode(script: list[str]) -> None:
     check(play(script))
@@ -78,7 +78,7 @@ VALUES = st.sampled_from(
 CALLS = st.lists(st.tuples(NAMES, st.dictionaries(ARGUMENTS, VALUES, max_size=4)), min_size=1, max_size=4)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(CALLS)
 def test_no_arguments_break_an_episode(named: list[tuple[str, dict[str, Any]]]) -> None:
     script = [call("add_memory", content="x"), calls(*named), *["A summary."] * len(named), answer("ok")]
