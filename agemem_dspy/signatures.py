@@ -113,7 +113,7 @@ class MemoryOperation(Parameter):
     """A tool's signature held by a program, so that its wording is tuned, saved and loaded with it."""
 
     def __init__(self, signature: type[dspy.Signature]) -> None:
-        self.signature = signature
+        self.signature: Any = signature  # type[dspy.Signature], which mypy takes for unhashable
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return the signature's instructions and field descriptions."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-import matplotlib
+import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -33,9 +33,6 @@ from agemem_dspy.optimizers import (
     TrainerConfig,
     WarmStart,
 )
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
 
 COLUMNS = {
     "reward": "reward",
@@ -64,12 +61,12 @@ class DemoConfig:
     seed: int = 0
     test_episodes: int = 20
     val_episodes: int = 4
-    warm_examples: int = 48
+    warm_examples: int = 96
     warm_learning_rate: float = 1e-3
-    max_steps: int = 6
+    max_steps: int = 5
     tasks_per_step: int = 2
     num_generations: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     beta: float = 0.0
     top_layers: int | None = 15
     max_rounds: int = 2

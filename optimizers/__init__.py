@@ -5,6 +5,16 @@ from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
 from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.tuning import RewardTuner
 from agemem_dspy.optimizers.warm_start import WarmStart
 
-__all__ = ["AgeMemOptimizer", "BootstrapToolDemos", "Demonstrator", "GRPOConfig", "StepwiseGRPO", "TrainerConfig", "WarmStart"]
+__all__ = [
+    "AgeMemOptimizer",
+    "BootstrapToolDemos",
+    "Demonstrator",
+    "GRPOConfig",
+    "RewardTuner",
+    "StepwiseGRPO",
+    "TrainerConfig",
+    "WarmStart",
+]

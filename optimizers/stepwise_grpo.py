@@ -154,9 +154,7 @@ class StepwiseGRPO(Teleprompter):
             samples = grpo_samples(groups, config.scale)
             update: Mapping[str, float] = {}
             if samples:
-                update = trainer.update(
-                    samples, beta=config.beta, clip=config.clip, temperature=config.temperature
-                )
+                update = trainer.update(samples, beta=config.beta, clip=config.clip, temperature=config.temperature)
                 weights = trainer.weights()
                 current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))
             line = {

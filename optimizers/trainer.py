@@ -209,9 +209,7 @@ class PolicyTrainer:
             logp = torch.cat(self.logprobs(batch, temperature=temperature, prefix=prefix))
             columns = [_columns(row) for row in batch]
             old, advantages, weights = (torch.cat(parts).to(logp) for parts in zip(*columns, strict=True))
-            parts = stepwise_grpo_loss(
-                logp, old, advantages, weights, ref_logp_N=reference, beta=beta, clip=clip
-            )
+            parts = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=reference, beta=beta, clip=clip)
             parts.loss.backward()
             share = float(weights.sum())
             sums["loss"] += float(parts.loss.detach())

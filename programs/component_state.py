@@ -32,9 +32,7 @@ def dump_adapter(adapter: dspy.Adapter) -> dict[str, Any]:
     name = type(adapter).__name__
     known, options = _ADAPTERS.get(name, (None, ()))
     if type(adapter) is not known:
-        raise ConfigurationError(
-            f"the adapter {name} cannot be saved; use one of {', '.join(_ADAPTERS)}"
-        )
+        raise ConfigurationError(f"the adapter {name} cannot be saved; use one of {', '.join(_ADAPTERS)}")
     if known is not CompactAdapter and adapter.native_response_types != known().native_response_types:
         raise ConfigurationError(f"the native_response_types of a {name} cannot be saved; leave them at their default")
     return {"name": name, "options": {option: getattr(adapter, option) for option in options}}

@@ -76,9 +76,7 @@ class AsyncScriptedEngine:
 def scripted_lm(replies: Iterable[Reply] | Callable[[str], Reply], *, native_tools: bool = False) -> dspy.LM:
     """Return an LM that answers from a script; its `engine.prompts` are what it was asked."""
     engine = ScriptedEngine(replies, native_tools=native_tools)
-    return dspy.LM(
-        "scripted/lm", engine=engine, async_engine=AsyncScriptedEngine(engine), cache=False, num_retries=0
-    )
+    return dspy.LM("scripted/lm", engine=engine, async_engine=AsyncScriptedEngine(engine), cache=False, num_retries=0)
 
 
 def _in_order(replies: Iterator[Reply]) -> Callable[[str], Reply]:

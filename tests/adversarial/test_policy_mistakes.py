@@ -11,6 +11,7 @@ from fakes import answer, call, calls, scripted_lm
 from fakes_memory import InMemoryStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trajectories import make_example
 
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.policy.compact import CompactAdapter
@@ -50,13 +51,10 @@ def check(trajectory: Trajectory) -> None:
     json.dumps([step.output for step in trajectory.steps], ensure_ascii=False).encode()  # it can be written to a file
 
 
-FRAGMENTS = st.sampled_from(
-    [
-        "<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "[", "]", "{", "}", '"name"', ":",
-        '"add_memory"', ",", '"arguments"', '{"name": "delete_memory", "arguments": {"memory_id": "m1"}}', "null", "\\ud800",
-        '"\\ud83d"', "\x00", "1e999", "NaN", " ", "\n", "é", "🦊", "[[ ## answer ## ]]", "none",
-    ]
-)  # fmt: skip
+TAGS = "<think> </think> <tool_call> </tool_call> <answer> </answer>".split()
+PIECES = '[ ] { } : , "name" "add_memory" "arguments" null NaN 1e999 \\ud800 "\\ud83d" é 🦊 none'.split()
+CALL = '{"name": "delete_memory", "arguments": {"memory_id": "m1"}}'
+FRAGMENTS = st.sampled_from([*TAGS, *PIECES, CALL, "\x00", " ", "\n", "[[ ## answer ## ]]"])
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,14 +65,12 @@ def test_garbage_never_breaks_an_episode(script: list[str]) -> None:
 
 NAMES = st.sampled_from([*OPERATIONS, "Filter_context", "ADD_MEMORY", "rm", ""])
 ARGUMENTS = st.sampled_from(
-    ["content", "memory_id", "metadata", "memory_type", "confirmation", "confirmed", "query", "top_k", "metadata_filter", "span", "criteria", "self", ""]
-)  # fmt: skip
-VALUES = st.sampled_from(
-    [
-        "x", "", " ", "m1", "m999", "all", "full", "3", "-1", "²", "9" * 400, "\x00", "a\u2028b", True, None, 0, 5, -7, 10**40,
-        1.5, float("nan"), float("inf"), [], ["x"], {}, {"a": 1}, {"a": {"b": [None]}}, {"a": float("nan")}, {"": "x"},
-    ]
-)  # fmt: skip
+    [*{name: 0 for signature in OPERATIONS.values() for name in signature.input_fields}, "confirmed", "self", ""]
+)
+TEXTS: list[Any] = ["x", "", " ", "m1", "m999", "all", "full", "3", "-1", "²", "9" * 400, "\x00", "a\u2028b"]
+NUMBERS: list[Any] = [True, None, 0, 5, -7, 10**40, 1.5, float("nan"), float("inf")]
+NESTED: list[Any] = [[], ["x"], {}, {"a": 1}, {"a": {"b": [None]}}, {"a": float("nan")}, {"": "x"}]
+VALUES = st.sampled_from([*TEXTS, *NUMBERS, *NESTED])
 CALLS = st.lists(st.tuples(NAMES, st.dictionaries(ARGUMENTS, VALUES, max_size=4)), min_size=1, max_size=4)
 
 
@@ -162,10 +158,7 @@ def test_a_turn_that_ends_early_by_a_word_earns_no_answer() -> None:
     agent = AgeMemAgent(
         "question -> answer", memory=InMemoryStore(HashEmbedder()), adapter=CompactAdapter(), max_rounds=1
     )
-    example = dspy.Example(
-        messages=["I fly from Lisbon."], distractors=[], question="Where from?", answer="Lisbon", facts=[], key_items=[],
-        operations=[], support=[],
-    ).with_inputs("messages", "distractors", "question")  # fmt: skip
+    example = make_example(messages=["I fly from Lisbon."], distractors=[], operations=[])
     with dspy.context(lm=scripted_lm([answer("Lisbon")])):
         prediction = ThreeStageEpisode(agent, stages=1)(**example.inputs())
     assert prediction.answer is None

@@ -305,7 +305,8 @@ def test_an_incomplete_answer_is_asked_for_again() -> None:
 @pytest.mark.parametrize("word", ["None", "null", "N/A", ""])
 def test_a_word_for_nothing_beside_calls_is_no_answer(word: str) -> None:
     """Chat models fill every field; "None" beside a call must not end the turn."""
-    first = f'[[ ## tool_calls ## ]]\n{{"tool_calls": [{{"name": "add_memory", "args": {{"content": "x"}}}}]}}\n\n[[ ## answer ## ]]\n{word}'
+    stored = '{"tool_calls": [{"name": "add_memory", "args": {"content": "x"}}]}'
+    first = f"[[ ## tool_calls ## ]]\n{stored}\n\n[[ ## answer ## ]]\n{word}"
     script = [first, "[[ ## reasoning ## ]]\ncounted\n\n[[ ## answer ## ]]\nNone"]
     prediction = ask(make(adapter=dspy.ChatAdapter()), script, question="How many siblings?")
     assert len(prediction.trajectory.steps) == 2

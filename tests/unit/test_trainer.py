@@ -122,9 +122,7 @@ def program(engine: PolicyEngine, model: str = "") -> ThreeStageEpisode:
 
 
 def rollouts(student: ThreeStageEpisode, metric: TrajectoryReward) -> list[Group]:
-    return collect_groups(
-        student, TRAINSET, metric, num_generations=2, temperature=0.8, num_threads=4, entropy=(0, 0)
-    )
+    return collect_groups(student, TRAINSET, metric, num_generations=2, temperature=0.8, num_threads=4, entropy=(0, 0))
 
 
 def noisy(weights: LoraWeights, *, seed: int, scale: float = 0.2) -> LoraWeights:
@@ -261,9 +259,7 @@ def weigh(trajectories: Sequence[Sequence[Sample]], scale: Scale) -> list[list[S
     for samples in trajectories:
         own = sum(len(s.completion_ids) for s in samples)
         shares = {"token": tokens, "trajectory": len(trajectories) * own}
-        result.append(
-            [weighted(s, weight=1 / shares.get(scale, calls * len(s.completion_ids))) for s in samples]
-        )
+        result.append([weighted(s, weight=1 / shares.get(scale, calls * len(s.completion_ids))) for s in samples])
     return result
 
 

@@ -96,4 +96,3 @@ def test_uniforms_are_what_simplex_undoes(raw: tuple[float, float, float]) -> No
     weights = RewardWeights.normalized(task=raw[0], context=raw[1], memory=raw[2])
     back = simplex(uniforms(weights))
     assert (back.task, back.context, back.memory) == pytest.approx((weights.task, weights.context, weights.memory))
-
