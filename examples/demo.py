@@ -33,6 +33,7 @@ from agemem_dspy.optimizers import (
     TrainerConfig,
     WarmStart,
 )
+from agemem_dspy.optimizers.pretrain import pretrain_tiny
 
 COLUMNS = {
     "reward": "reward",
@@ -55,23 +56,35 @@ INTERVALS = ("reward", "answer")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Everything that decides a run; written to config.json."""
+    """Everything that decides a run; written to config.json. `pretrain_steps` makes a tiny model first."""
 
     model: str = "smollm2-135m"
+    pretrain_steps: int = 0
     seed: int = 0
     test_episodes: int = 20
     val_episodes: int = 4
-    warm_examples: int = 96
+    warm_examples: int = 48
     warm_learning_rate: float = 1e-3
-    max_steps: int = 5
+    max_steps: int = 6
     tasks_per_step: int = 2
     num_generations: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
     max_rounds: int = 2
     max_tokens: int = 48
     threads: int = 16
+
+
+QUICK = {
+    "model": "tiny",
+    "pretrain_steps": 400,
+    "warm_examples": 32,
+    "max_steps": 15,
+    "beta": 0.02,
+    "learning_rate": 5e-4,
+    "top_layers": None,
+}
 
 
 def main() -> None:
@@ -81,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of sampling, task order and adapter weights")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the run directory")
     arguments = parser.parse_args()
-    config = DemoConfig(seed=arguments.seed)
+    config = DemoConfig(seed=arguments.seed, **(QUICK if arguments.quick else {}))
     try:
         Demo(config, arguments.out).run()
     except am.AgeMemError as error:
@@ -114,9 +127,9 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         self._write("config.json", asdict(self.config))
         (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
-        student = self._student()
         started = time.perf_counter()
         with self.progress:
+            student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
             self._optimizer().compile(student, trainset=self.train, valset=self.val)
@@ -127,14 +140,19 @@ class Demo:
             f"{len(self.test)} held-out episodes"
         )
         self._plot()
-        self.console.print(f"{time.perf_counter() - started:.0f} s after loading; everything is in {self.out}/")
+        self.console.print(f"{time.perf_counter() - started:.0f} s; everything is in {self.out}/")
 
     def _student(self) -> am.ThreeStageEpisode:
         self.console.print(f"model {self.config.model}")
-        lm = am.local_lm(self.config.model, max_tokens=self.config.max_tokens)
         agent = am.AgeMemAgent("question -> answer", adapter=am.CompactAdapter(), max_rounds=self.config.max_rounds)
         episode = am.ThreeStageEpisode(agent)
-        episode.set_lm(lm)
+        model: str | Path = self.config.model
+        if self.config.pretrain_steps:
+            model = self.out / "tiny"
+            examples = generate("train", 300, seed=self.config.seed + 2)
+            steps = self.config.pretrain_steps
+            pretrain_tiny(model, episode, examples, steps=steps, seed=self.config.seed, on_step=self._on_step)
+        episode.set_lm(am.local_lm(model, max_tokens=self.config.max_tokens))
         return episode
 
     def _optimizer(self) -> AgeMemOptimizer:

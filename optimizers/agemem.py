@@ -30,7 +30,7 @@ class Optimizer(Protocol):
         ...
 
 
-class AgeMemOptimizer(Teleprompter):  # type: ignore[misc]
+class AgeMemOptimizer(Teleprompter):
     """Compile an episode's agent, first into prompts, then into weights.
 
     Args:

@@ -31,7 +31,6 @@ from agemem_dspy.policy.generation import suffix_mask
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.sources import quiet_bars
 from agemem_dspy.policy.tiny import tiny_llama
-from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.signatures import Transcript
 from agemem_dspy.types import Step

@@ -23,6 +23,7 @@ from fakes_memory import InMemoryStore
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
+from agemem_dspy.optimizers.demonstrator import Script
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine, local_lm
 from agemem_dspy.policy.models import load
@@ -517,3 +518,18 @@ def test_every_step_of_a_local_policy_has_its_tokens(tmp_path: Path) -> None:
     with dspy.context(lm=local_lm(engine)):
         counted = agent.session(agent.memory).context
     assert counted._count_tokens("Ana lives") == len(engine.tokenizer.encode("Ana lives"))
+
+
+def test_the_summary_of_a_local_policy_has_its_tokens_too(tmp_path: Path) -> None:
+    engine = PolicyEngine(load(tiny_llama(tmp_path, corpus=["Ana lives in Rome"], vocab_size=300)))
+    agent = make()
+    called = [[{"name": "add_memory", "args": {"content": "x"}}], [{"name": "summarize_context", "args": {}}]]
+    outputs: list[Any] = [*({"tool_calls": one} for one in called), {"answer": "ok"}]
+    agent.step = Script(iter(outputs), agent.step.signature)
+    agent.summarize.lm = local_lm(engine, max_tokens=5)
+    steps = agent(question="?").trajectory.steps
+    assert [step.completion is not None for step in steps] == [False, False, True, False]
+    completion = steps[2].completion
+    assert completion is not None
+    assert completion.text.strip() == steps[2].output["summary"]
+    assert steps[2].prompt_tokens == len(completion.prompt_ids)

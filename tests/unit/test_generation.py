@@ -20,7 +20,17 @@ NO_STOP: frozenset[int] = frozenset()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    return load(tiny_llama(tmp_path_factory.mktemp("tiny"), corpus=["Ana lives in Rome"], vocab_size=300)).model
+    loaded = load(tiny_llama(tmp_path_factory.mktemp("tiny"), corpus=["Ana lives in Rome"], vocab_size=300)).model
+    return loud(loaded)
+
+
+def loud(model: PreTrainedModel) -> PreTrainedModel:
+    """Make fresh weights large, so that each token depends on all that came before it and not on the last alone."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.weight"):
+                parameter.mul_(10)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +47,7 @@ def grouped() -> PreTrainedModel:
             num_key_value_heads=2,
             max_position_embeddings=512,
         )
-        return LlamaForCausalLM(config).eval()
+        return loud(LlamaForCausalLM(config))
 
 
 def rows_of(
