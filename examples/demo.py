@@ -1,7 +1,7 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
-    python examples/demo.py                SmolLM2-135M, at most 15 minutes on two quiet cores
-    python examples/demo.py --quick        a tiny model trained on the spot, under 4 minutes
+    python examples/demo.py                SmolLM2-135M; 28 minutes on one busy core
+    python examples/demo.py --quick        a tiny model trained on the spot; some minutes
 
 Every phase is scored by greedy play on the same held-out episodes. The run directory holds config.json,
 results.json, metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two plots.
@@ -78,8 +78,8 @@ class DemoConfig:
 
 QUICK = {
     "model": "tiny",
-    "pretrain_steps": 400,
-    "warm_examples": 32,
+    "pretrain_steps": 800,
+    "warm_examples": 48,
     "max_steps": 15,
     "beta": 0.02,
     "learning_rate": 5e-4,
