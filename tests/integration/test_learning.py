@@ -144,8 +144,8 @@ def test_steps_over_an_edited_context_are_trained_as_they_were_served(learned: L
     groups = collect_groups(
         learned.compiled, TRAIN[:2], METRIC, num_generations=4, temperature=1.0, num_threads=8, entropy=(7,)
     )
-    taped = [own for group in groups for own in completions(group)]
-    samples = [own for group in groups for own in grpo_samples([group], "call")]
+    varied = [group for group in groups if len(set(group.rewards)) > 1]
+    samples = grpo_samples(groups, "call")
     rows = pack(samples)
     assert len(samples) < len(rows) < sum(map(len, samples))
     found = [
@@ -153,9 +153,8 @@ def test_steps_over_an_edited_context_are_trained_as_they_were_served(learned: L
         for row in rows
         for start, sample in zip(row.starts, row.samples, strict=True)
     ]
-    varied = [own for group in groups if len(set(group.rewards)) > 1 for own in completions(group)]
-    assert found == [(one.prompt_ids, one.completion_ids) for own in varied for one in own]
-    assert len(varied) <= len(taped)
+    taped = [one for group in varied for own in completions(group) for one in own]
+    assert found == [(one.prompt_ids, one.completion_ids) for one in taped]
 
 
 # Pretraining
@@ -192,9 +191,8 @@ def test_without_mistakes_the_careless_demonstrator_is_perfect() -> None:
     "options", [{"examples": []}, {"steps": 0}, {"mistakes": 1.0}, {"learning_rate": 0.0}, {"max_tokens": 0}]
 )
 def test_what_cannot_be_pretrained_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
-    examples = options.pop("examples", TRAIN[:1])
     with pytest.raises(ConfigurationError, match="pretraining needs"):
-        pretrain_tiny(tmp_path, program(), examples, **options)
+        pretrain_tiny(tmp_path, program(), **{"examples": TRAIN[:1], **options})
 
 
 def test_an_example_without_operations_is_named(tmp_path: Path) -> None:
