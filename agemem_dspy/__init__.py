@@ -41,7 +41,7 @@ from agemem_dspy.types import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from agemem_dspy.policy.engine import local_lm
+    from agemem_dspy.policy.lm import local_lm
 
 __version__ = "0.1.0"
 
@@ -75,7 +75,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import on first use what needs torch, so that importing the package stays light."""
     if name == "local_lm":
-        from agemem_dspy.policy.engine import local_lm
+        from agemem_dspy.policy.lm import local_lm
 
         return local_lm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.warm_start import WarmStart
-from agemem_dspy.policy.engine import policy_engine
+from agemem_dspy.policy.lm import policy_engine
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.saved import save_program
 from agemem_dspy.rewards import TrajectoryReward

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dspy
 
 from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.policy.engine import PolicyEngine, policy_engine
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import policy_engine
 
 
 def program_lm(student: dspy.Module) -> dspy.LM:

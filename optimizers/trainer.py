@@ -22,7 +22,6 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
 from agemem_dspy.optimizers.rows import Row, Sample, batches, pack, shared_prefix
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.generation import suffix_mask
 from agemem_dspy.policy.lora import LoraWeights
 
 
@@ -137,11 +136,10 @@ class PolicyTrainer:
         suffix = torch.zeros((len(rows), longest - 1 - start), dtype=torch.long)
         for i, row in enumerate(rows):
             suffix[i, : len(row.ids) - 1 - start] = torch.from_numpy(row.ids[start:-1].copy())
-        pads = torch.zeros(len(rows), dtype=torch.long, device=device)
         positions = torch.arange(start, longest - 1, device=device)[None].expand(len(rows), -1)
         hidden = backbone(
             input_ids=suffix.to(device),
-            attention_mask=suffix_mask(pads, start, longest - 1),
+            attention_mask=causal_mask(start, longest - 1, device),
             position_ids=positions,
             past_key_values=prefix.cache(len(rows)),
             use_cache=True,
@@ -286,6 +284,11 @@ class _Prefix:
         pairs = [(t, leaf.grad) for t, leaf in zip(self.computed, self.leaves, strict=True) if leaf.grad is not None]
         if pairs:
             torch.autograd.backward([t for t, _ in pairs], [grad for _, grad in pairs])
+
+
+def causal_mask(start: int, end: int, device: torch.device | None = None) -> torch.Tensor:
+    """Return which keys in [0, end) the queries in [start, end) see, as booleans (1, 1, end-start, end)."""
+    return torch.ones((end - start, end), dtype=torch.bool, device=device).tril(start)[None, None]
 
 
 def _columns(row: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -42,7 +42,7 @@ def engine_of(lm: Any) -> PolicyEngine | None:
     """Return the local engine behind an LM; torch is loaded only if there can be one."""
     if isinstance(getattr(lm, "engine", None), str | None):
         return None
-    from agemem_dspy.policy.engine import policy_engine
+    from agemem_dspy.policy.lm import policy_engine
 
     return policy_engine(lm)
 
@@ -112,7 +112,7 @@ def load_remote(state: Mapping[str, Any], *, trust_code: bool) -> Any:
 
 def load_local(state: Mapping[str, Any], engine: PolicyEngine) -> Any:
     """Return the LM that `dump_lm` described, served by an engine that knows its version."""
-    from agemem_dspy.policy.engine import local_lm
+    from agemem_dspy.policy.lm import local_lm
 
     lm = local_lm(engine).copy(model=model_string(engine, state["version"]))
     lm.cache, lm.num_retries, lm.kwargs = state["cache"], state["num_retries"], dict(state["kwargs"])

@@ -66,7 +66,7 @@ def choose_model(name: str, *, temperature: float | None = None, max_tokens: int
 
     if name in KNOWN_MODELS or Path(name).expanduser().is_dir():
         from agemem_dspy.policy.compact import CompactAdapter
-        from agemem_dspy.policy.engine import local_lm
+        from agemem_dspy.policy.lm import local_lm
 
         options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         return ChosenModel(lm=local_lm(name, temperature=temperature or 0.0, **options), adapter=CompactAdapter())

@@ -230,7 +230,7 @@ def _phases(text: str | None) -> tuple[str, ...] | None:
 
 def _possible_phases(student: dspy.Module) -> tuple[str, ...]:
     from agemem_dspy.optimizers.agemem import PHASES
-    from agemem_dspy.policy.engine import policy_engine
+    from agemem_dspy.policy.lm import policy_engine
 
     return PHASES if policy_engine(student.get_lm()) is not None else PHASES[:1]
 

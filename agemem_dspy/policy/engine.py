@@ -1,6 +1,6 @@
 """A local transformers model behind `dspy.LM(engine=…)`: batches, tapes, serves versions.
 
-Requests from any number of threads are gathered for a few milliseconds and sampled together.
+Requests from any number of threads join a running batch (see `batching` and `generation`).
 Every completion is taped token for token (see `recorder`). Trained weights are immutable named
 versions: the model string `name@version` picks one, `name` alone is the base.
 """
@@ -12,11 +12,9 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import dspy
 import numpy as np
 import torch
 from dspy import lm15
@@ -24,8 +22,8 @@ from dspy.clients.engines.base import validate_request
 from transformers import PreTrainedModel
 
 from agemem_dspy.errors import ConfigurationError, ModelError
-from agemem_dspy.policy.batching import MicroBatcher, Pending
-from agemem_dspy.policy.generation import GenerationCounts, PrefixPool, Row, TokenIds, generate
+from agemem_dspy.policy.batching import Batcher, Pending
+from agemem_dspy.policy.generation import Batch, GenerationCounts, PrefixPool, Row, TokenIds
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
@@ -42,7 +40,7 @@ class PolicyEngine:
         loaded: model and tokenizer from `policy.models.load`.
         name: what the model is called in `local/<name>`; its folder's name when left out.
         max_batch: most requests sampled together.
-        gather_seconds: how long to wait for one more request before a batch starts.
+        gather_seconds: how long to wait for one more request before a batch starts or goes on.
         prefix_bytes: memory for reusable keys and values; 0 recomputes every prompt.
         seed: of the sampling stream used outside `recorder.sampling_seed`.
 
@@ -71,7 +69,7 @@ class PolicyEngine:
         self._random = np.random.default_rng(seed)
         self._lock = threading.RLock()  # the model's weights; held while a batch is sampled
         self._gate = threading.Lock()  # what submitting threads share; never held for long
-        self._batcher = MicroBatcher(self._sample, max_batch=max_batch, gather_seconds=gather_seconds)
+        self._batcher = Batcher(self._sampler, max_batch=max_batch, gather_seconds=gather_seconds)
         self._encoded: dict[str, int] = {}
         eos = self.model.generation_config.eos_token_id
         stops = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
@@ -205,10 +203,9 @@ class PolicyEngine:
                 f"{len(prompt_ids)} prompt tokens and {max_new} to generate exceed {self.context_length}"
             )
         temperature = 0.0 if config.temperature is None else float(config.temperature)
-        random = current_random()
-        if random is None:
-            with self._gate:
-                random = np.random.default_rng(self._random.integers(1 << 63))
+        with self._gate:
+            stream = current_random() or self._random
+            random = np.random.default_rng(stream.integers(1 << 63))
         row = Row(prompt_ids=prompt_ids, max_new_tokens=max_new, temperature=temperature, random=random)
         return self._batcher.submit(row, self._version(request.model))
 
@@ -240,10 +237,8 @@ class PolicyEngine:
             ),
         )
 
-    def _sample(self, version: str, rows: Sequence[Row]) -> None:
-        with self._lock:
-            self.use(version)
-            generate(self.model, rows, stop_ids=self.stop_ids, pool=self._pool, counts=self.counts)
+    def _sampler(self, version: str) -> Batch:
+        return _VersionBatch(self, version)
 
     # State
 
@@ -277,64 +272,19 @@ class PolicyEngine:
             return cls(loaded, name=str(state["name"]).removeprefix("local/"))
 
 
-class AsyncPolicyEngine:
-    """The awaited face of a `PolicyEngine`, for `dspy.LM(async_engine=…)`."""
+class _VersionBatch(Batch):
+    """A batch that has the engine's weights to itself, at its version, for the time of each step."""
 
-    def __init__(self, engine: PolicyEngine) -> None:
-        self.engine = engine
+    def __init__(self, engine: PolicyEngine, version: str) -> None:
+        super().__init__(engine.model, stop_ids=engine.stop_ids, pool=engine._pool, counts=engine.counts)
+        self._engine, self._version = engine, version
 
-    async def complete(self, request: lm15.Request) -> lm15.Response:
-        """Sample one completion."""
-        return await self.engine.acomplete(request)
+    def admit(self, row: Row) -> None:
+        with self._engine._lock:
+            self._engine.use(self._version)  # what the pool keeps belongs to it
+            super().admit(row)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncPolicyEngine:
-        return self
-
-    def dump_state(self) -> dict[str, Any]:
-        """Return the engine's state."""
-        return self.engine.dump_state()
-
-    @classmethod
-    def load_state(cls, state: Mapping[str, Any]) -> AsyncPolicyEngine:
-        """Build the engine that `dump_state` described."""
-        return cls(PolicyEngine.load_state(state))
-
-
-def local_lm(
-    model: str | Path | PolicyEngine,
-    *,
-    adapter: str | Path | None = None,
-    temperature: float = 0.0,
-    max_tokens: int = 96,
-) -> dspy.LM:
-    """Return a `dspy.LM` served by this process.
-
-    Args:
-        model: a known name ("smollm2-135m"), a folder of transformers weights, or an engine to share.
-        adapter: folder of a LoRA adapter to serve.
-        temperature: 0 is greedy.
-        max_tokens: longest completion.
-
-    Raises:
-        ModelError: no such model or adapter.
-    """
-    engine = model if isinstance(model, PolicyEngine) else PolicyEngine(load(model))
-    name = engine.name
-    if adapter is not None:
-        weights = LoraWeights.load(Path(adapter))
-        name = engine.register(weights.sha256()[:12], weights)
-    return dspy.LM(
-        name,
-        engine=engine,
-        async_engine=AsyncPolicyEngine(engine),
-        temperature=temperature,
-        max_tokens=max_tokens,
-        cache=False,
-        num_retries=0,
-    )
-
-
-def policy_engine(lm: object) -> PolicyEngine | None:
-    """Return the local engine behind a `dspy.LM`, None for any other LM."""
-    engine = getattr(lm, "engine", None)
-    return engine if isinstance(engine, PolicyEngine) else None
+    def step(self) -> list[Row]:
+        with self._engine._lock:
+            self._engine.use(self._version)
+            return super().step()

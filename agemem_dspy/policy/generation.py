@@ -1,11 +1,13 @@
-"""Batched sampling with a reusable key/value cache: the inner loop of every rollout.
+"""Sampling for rollouts: rows join and leave a running batch, known prefixes are not computed again, and likely
+tokens are checked several at a time.
 
-One call of `generate` serves a batch of prompts under one set of weights. A prompt's longest
-prefix that was computed before, by the same weights, is copied in rather than computed again.
-Layout: rows are left-padded to one length; the last S tokens of every row are computed (S is the
-longest uncached suffix of the batch), the rest comes from the pool.
+A `Batch` serves prompts under one set of weights. Each `step` is one forward pass over what every row has not
+computed yet: the prompt's new part for a row that has just joined, else the last token and a draft. The draft is
+what followed the row's latest three tokens earlier in the row itself: memory calls repeat their form, and
+copy from the conversation. A drafted token is kept when it is the one that is drawn, so drafts change the time a
+completion takes and not its distribution.
 
-Shapes: B rows, T tokens of context, S computed suffix, L layers, H key/value heads, D head size.
+Shapes: L layers, H key/value heads, T tokens, D head size, R positions to draw from, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,20 +15,26 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+
+from agemem_dspy.policy.ragged import Span, forward, new_memory
 
 TokenIds = NDArray[np.int64]
 
+MAX_DRAFT = 8
+PASS_TOKENS = 96  # drafts grow until a pass has so many tokens: about where a CPU stops computing them for free
+_NGRAM = 3
+_BLOCK = 256
+_WORTH_SHARING = 16
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Row:
-    """One prompt (P,) and how to continue it; `random` supplies one uniform a token."""
+    """One prompt (P,) and how to continue it; `random` supplies one uniform a token and is the row's own."""
 
     prompt_ids: TokenIds
     max_new_tokens: int
@@ -35,27 +43,6 @@ class Row:
     completion_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
-
-
-class _BufferLayer(DynamicLayer):
-    """A cache layer that writes into preallocated (B, H, T, D) memory instead of concatenating."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.key_buffer, self.value_buffer, self.length = keys, values, length
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        end = self.length + key_states.shape[2]
-        self.key_buffer[:, :, self.length : end] = key_states
-        self.value_buffer[:, :, self.length : end] = value_states
-        self.length = end
-        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        return self.length
 
 
 class PrefixPool:
@@ -78,11 +65,7 @@ class PrefixPool:
         """Return the longest known prefix of `ids`: its length and the (L, 2, H, T, D) tensor holding it."""
         best, found, key_found = 0, None, b""
         for key, (known, tensor) in self._entries.items():
-            n = min(len(known), len(ids))
-            if n <= best:
-                continue
-            differs = np.flatnonzero(known[:n] != ids[:n])
-            length = int(differs[0]) if len(differs) else n
+            length = _common(known, ids)
             if length > best:
                 best, found, key_found = length, tensor, key
         if key_found:
@@ -102,31 +85,174 @@ class PrefixPool:
             self._bytes -= dropped.nbytes
 
 
+def _common(a: TokenIds, b: TokenIds) -> int:
+    """Return how many leading tokens two sequences share."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
+
+
 @dataclass(slots=True)
 class GenerationCounts:
-    """Tokens of all `generate` calls so far: what was asked for and what was computed."""
+    """Tokens so far: in prompts, computed of prompts, sampled, and how many of those came from drafts."""
 
     prompt_tokens: int = 0
     computed_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
     calls: int = 0
+    passes: int = 0
 
 
-def suffix_mask(pads: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """Return the boolean attention mask (B, 1, end-start, end) of left-padded rows.
+class _Sequence:
+    """A row in the batch: its tokens, the memory of those computed, and where each trigram last went on."""
 
-    Query q sees keys at or before it that are not padding; a padded query sees itself, so that no
-    row of the softmax is empty.
+    def __init__(self, row: Row, memory: torch.Tensor, computed: int) -> None:
+        self.row, self.memory, self.computed = row, memory, computed
+        self.uniforms: list[float] = []
+        self.ids: list[int] = []
+        self._following: dict[tuple[int, ...], int] = {}  # trigram -> index of the token after it
+        for token in row.prompt_ids.tolist():
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        if len(self.ids) >= _NGRAM:
+            self._following[tuple(self.ids[-_NGRAM:])] = len(self.ids)
+        self.ids.append(token)
+
+    def draft(self, limit: int, stop_ids: frozenset[int]) -> list[int]:
+        """Return up to `limit` likely next tokens; none follows a stop token."""
+        room = min(limit, self.row.max_new_tokens - len(self.row.completion_ids) - 1)
+        at = self._following.get(tuple(self.ids[-_NGRAM:]), len(self.ids))
+        drafted = self.ids[at : at + max(0, room)]
+        stop = next((i for i, token in enumerate(drafted) if token in stop_ids), len(drafted))
+        return drafted[: stop + 1]
+
+    def uniform(self, ahead: int) -> float:
+        """Return the uniform of the completion's token `ahead` of the next one."""
+        at = len(self.row.completion_ids) + ahead
+        while len(self.uniforms) <= at:
+            self.uniforms.append(self.row.random.random())
+        return self.uniforms[at]
+
+
+class Batch:
+    """Rows that are sampled together under one set of weights; not thread-safe.
+
+    Args:
+        model: a causal LM (see `ragged`).
+        stop_ids: tokens that end a completion.
+        pool: where prefixes are looked up and kept; None computes everything.
+        counts: accumulates token counts when given.
+        max_draft: most tokens drafted for a row in a pass; 0 samples one token a pass.
     """
-    keys = torch.arange(end, device=pads.device)
-    queries = torch.arange(start, end, device=pads.device)
-    causal = keys[None, None, :] <= queries[None, :, None]
-    real = keys[None, None, :] >= pads[:, None, None]
-    itself = keys[None, None, :] == queries[None, :, None]
-    return ((causal & real) | itself)[:, None]
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        stop_ids: frozenset[int],
+        pool: PrefixPool | None = None,
+        counts: GenerationCounts | None = None,
+        max_draft: int = MAX_DRAFT,
+    ) -> None:
+        self.model, self.stop_ids, self.pool, self.max_draft = model, stop_ids, pool, max_draft
+        self.counts = counts or GenerationCounts()
+        self._sequences: list[_Sequence] = []
+        self._joined: list[_Sequence] = []  # since the last step
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def admit(self, row: Row) -> None:
+        """Let a row join; its prompt must have at least one token."""
+        known, kept = self.pool.match(row.prompt_ids[:-1]) if self.pool is not None else (0, None)
+        memory = new_memory(self.model, len(row.prompt_ids) + row.max_new_tokens)
+        if kept is not None:
+            memory[:, :, :, :known] = kept[:, :, :, :known]
+        self._sequences.append(_Sequence(row, memory, known))
+        self._joined.append(self._sequences[-1])
+        self.counts.calls += 1
+        self.counts.prompt_tokens += len(row.prompt_ids)
+        self.counts.computed_tokens += len(row.prompt_ids) - known
+
+    def step(self) -> list[Row]:
+        """Sample at least one token for every row; return the rows that are done, which leave.
+
+        Rows get `completion_ids`, the stop token included, and natural-log `logprobs` under their temperature (under
+        1.0 when it is 0, which means greedy).
+        """
+        sequences = self._sequences
+        if not sequences:
+            return []
+        self._share_prefixes()
+        limit = min(self.max_draft, max(1, PASS_TOKENS // len(sequences) - 1))
+        drafts = [one.draft(limit, self.stop_ids) for one in sequences]
+        spans = [
+            Span([*one.ids[one.computed :], *draft], one.computed, one.memory)
+            for one, draft in zip(sequences, drafts, strict=True)
+        ]
+        ends = np.cumsum([len(span.ids) for span in spans]).tolist()
+        wanted = [at for end, draft in zip(ends, drafts, strict=True) for at in range(end - len(draft) - 1, end)]
+        logits = forward(self.model, spans, wanted)
+        places = [(one, i) for one, draft in zip(sequences, drafts, strict=True) for i in range(len(draft) + 1)]
+        drawn = iter(_draw(logits, [one.row.temperature for one, _ in places], places))
+        self.counts.passes += 1
+        done = []
+        for one, draft in zip(sequences, drafts, strict=True):
+            self._take(one, draft, [next(drawn) for _ in range(len(draft) + 1)])
+            if one.row.stopped:
+                done.append(one.row)
+                if self.pool is not None:
+                    self.pool.put(np.array(one.ids[:-1]), one.memory[:, :, :, : one.computed])
+        self._sequences = [one for one in sequences if not one.row.stopped]
+        return done
+
+    def _share_prefixes(self) -> None:
+        """Compute once what several rows that joined together begin with, as the K prompts of a group do."""
+        leaders: list[_Sequence] = []
+        followers: list[tuple[_Sequence, _Sequence, int]] = []
+        for one in self._joined if self.pool is not None else ():
+            ids = one.row.prompt_ids[:-1]
+            shared, leader = max(
+                ((_common(ids, other.row.prompt_ids), other) for other in leaders),
+                key=lambda found: found[0],
+                default=(0, None),
+            )
+            if leader is not None and shared >= one.computed + _WORTH_SHARING:
+                followers.append((one, leader, shared))
+            else:
+                leaders.append(one)
+        self._joined = []
+        needed: dict[int, int] = {}
+        for _, leader, shared in followers:
+            needed[id(leader)] = max(shared, needed.get(id(leader), 0))
+        ahead = [one for one in leaders if needed.get(id(one), 0) > one.computed]
+        if ahead:
+            spans = [Span(one.ids[one.computed : needed[id(one)]], one.computed, one.memory) for one in ahead]
+            forward(self.model, spans, [])
+            for one in ahead:
+                one.computed = needed[id(one)]
+        for one, leader, shared in followers:
+            one.memory[:, :, :, one.computed : shared] = leader.memory[:, :, :, one.computed : shared]
+            self.counts.computed_tokens -= shared - one.computed
+            one.computed = shared
+
+    def _take(self, one: _Sequence, draft: Sequence[int], drawn: Sequence[tuple[int, float]]) -> None:
+        """Append drawn tokens for as long as the draft foresaw them, and the one that it did not."""
+        row = one.row
+        for i, (token, logprob) in enumerate(drawn):
+            one.append(token)
+            row.completion_ids.append(token)
+            row.logprobs.append(logprob)
+            row.stopped = token in self.stop_ids or len(row.completion_ids) >= row.max_new_tokens
+            self.counts.completion_tokens += 1
+            self.counts.drafted_tokens += i > 0
+            if row.stopped or i == len(draft) or token != draft[i]:
+                break
+        one.computed = len(one.ids) - 1
 
 
-@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     rows: Sequence[Row],
@@ -134,106 +260,44 @@ def generate(
     stop_ids: frozenset[int],
     pool: PrefixPool | None = None,
     counts: GenerationCounts | None = None,
+    max_draft: int = MAX_DRAFT,
 ) -> None:
-    """Sample a completion for every row, in place.
+    """Sample a completion for every row, in place; see `Batch`."""
+    batch = Batch(model, stop_ids=stop_ids, pool=pool, counts=counts, max_draft=max_draft)
+    for row in rows:
+        batch.admit(row)
+    while len(batch):
+        batch.step()
 
-    Args:
-        model: a causal LM whose cache is one key and one value tensor a layer (Llama, Qwen, Mistral).
-        rows: at least one; each gets `completion_ids` and natural-log `logprobs` under its temperature
-            (under 1.0 when it is 0, which means greedy). The stop token is included.
-        stop_ids: tokens that end a completion.
-        pool: where prefixes are looked up and kept; None computes everything.
-        counts: accumulates token counts when given.
+
+def _draw(
+    logits: torch.Tensor, temperatures: Sequence[float], places: Sequence[tuple[_Sequence, int]]
+) -> list[tuple[int, float]]:
+    """Draw a token for each of the R positions by inverting its cumulative distribution; return it with its log-prob.
+
+    The distribution is summed by blocks first, so that only one block a position is summed token by token.
     """
-    device = model.device
-    known = [pool.match(row.prompt_ids[:-1]) if pool is not None else (0, None) for row in rows]
-    lengths = [len(row.prompt_ids) for row in rows]
-    total = max(lengths)
-    suffix = max(n - k for n, (k, _) in zip(lengths, known, strict=True))
-    start = total - suffix
-    max_new = max(row.max_new_tokens for row in rows)
-    config = model.config
-    heads = config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    buffer = torch.zeros(
-        (config.num_hidden_layers, 2, len(rows), heads, total + max_new, size), dtype=model.dtype, device=device
-    )
-    ids = torch.zeros((len(rows), suffix), dtype=torch.long, device=device)
-    pads = torch.tensor([total - n for n in lengths], device=device)
-    for i, (row, (_, tensor)) in enumerate(zip(rows, known, strict=True)):
-        pad = total - lengths[i]
-        reused = start - pad
-        if tensor is not None and reused > 0:
-            buffer[:, :, i, :, pad:start] = tensor[:, :, :, :reused]
-        tail = row.prompt_ids[max(0, reused) :]
-        ids[i, suffix - len(tail) :] = torch.from_numpy(tail.copy()).to(device)
-    if counts is not None:
-        counts.prompt_tokens += sum(lengths)
-        counts.computed_tokens += suffix * len(rows)
-        counts.calls += len(rows)
-
-    alive = list(range(len(rows)))
-    position = total
-    logits = _forward(model, buffer, ids, pads, start, position)
-    while True:
-        sampling = [j for j, i in enumerate(alive) if not rows[i].stopped]
-        chosen = _sample(logits, [rows[i] for i in alive], stop_ids)
-        keep = [j for j in sampling if not rows[alive[j]].stopped]
-        if pool is not None:
-            for j in set(sampling).difference(keep):
-                _keep_prefix(pool, rows[alive[j]], buffer, j, int(pads[j]), position)
-        if not keep:
-            break
-        if len(keep) <= len(alive) // 2:
-            buffer, pads, chosen = buffer[:, :, keep], pads[keep], chosen[keep]
-            alive = [alive[j] for j in keep]
-        logits = _forward(model, buffer, chosen[:, None], pads, position, position + 1)
-        position += 1
-    if counts is not None:
-        counts.completion_tokens += sum(len(row.completion_ids) for row in rows)
-
-
-def _forward(
-    model: PreTrainedModel, buffer: torch.Tensor, ids: torch.Tensor, pads: torch.Tensor, start: int, end: int
-) -> torch.Tensor:
-    """Compute tokens [start, end) of every row into `buffer`; return the last position's logits (B, V)."""
-    layers: list[Any] = [_BufferLayer(layer[0], layer[1], start) for layer in buffer]
-    positions = (torch.arange(start, end, device=pads.device)[None, :] - pads[:, None]).clamp(min=0)
-    output = model(
-        input_ids=ids,
-        attention_mask=suffix_mask(pads, start, end),
-        position_ids=positions,
-        past_key_values=Cache(layers=layers),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits: torch.Tensor = output.logits[:, -1].float()
-    return logits
-
-
-def _sample(logits: torch.Tensor, rows: Sequence[Row], stop_ids: frozenset[int]) -> torch.Tensor:
-    """Draw one token a row by inverting the cumulative distribution; stopped rows repeat a stop token."""
-    scale = torch.tensor([row.temperature or 1.0 for row in rows], device=logits.device)
+    scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
     logp = torch.log_softmax(logits / scale[:, None], dim=-1)
-    uniforms = torch.tensor(
-        [0.0 if row.stopped else row.random.random() for row in rows], dtype=torch.float64, device=logits.device
-    )
-    cumulative = logp.double().exp().cumsum(dim=-1)
-    drawn = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0]
-    drawn = drawn.clamp(max=logits.shape[-1] - 1)
-    greedy = torch.tensor([row.temperature == 0 for row in rows], device=logits.device)
-    chosen = torch.where(greedy, logits.argmax(dim=-1), drawn)
-    picked = logp.gather(1, chosen[:, None])[:, 0].tolist()
-    for row, token, value in zip(rows, chosen.tolist(), picked, strict=True):
-        if row.stopped:
-            continue
-        row.completion_ids.append(token)
-        row.logprobs.append(value)
-        row.stopped = token in stop_ids or len(row.completion_ids) >= row.max_new_tokens
-    return chosen
+    chosen = logits.argmax(dim=-1)
+    sampled = [i for i, temperature in enumerate(temperatures) if temperature > 0]
+    if sampled:
+        uniforms = [one.uniform(ahead) for one, ahead in (places[i] for i in sampled)]
+        chosen[sampled] = _invert(
+            logp[sampled].exp(), torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
+        )
+    picked = logp.gather(1, chosen[:, None])[:, 0]
+    return list(zip(chosen.tolist(), picked.tolist(), strict=True))
 
 
-def _keep_prefix(pool: PrefixPool, row: Row, buffer: torch.Tensor, j: int, pad: int, position: int) -> None:
-    """Store what is known of a finished row: its prompt and all completion tokens but the last."""
-    ids = np.concatenate([row.prompt_ids, np.array(row.completion_ids[:-1], dtype=np.int64)])
-    pool.put(ids, buffer[:, :, j, :, pad:position].clone())
+def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return for each row of (R, V) the first token whose cumulative probability exceeds its uniform."""
+    rows, size = probabilities.shape
+    blocks = torch.nn.functional.pad(probabilities, (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
+    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    targets = (uniforms * sums[:, -1])[:, None]
+    block = torch.searchsorted(sums, targets, right=True).clamp(max=sums.shape[1] - 1)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[torch.arange(rows, device=blocks.device), block[:, 0]].double().cumsum(dim=-1)
+    token = torch.searchsorted(inside, targets - before, right=True).clamp(max=_BLOCK - 1)
+    return (block * _BLOCK + token)[:, 0].clamp(max=size - 1)

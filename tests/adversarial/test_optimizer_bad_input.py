@@ -14,7 +14,8 @@ from agemem_dspy.optimizers import GRPOConfig, StepwiseGRPO, TrainerConfig
 from agemem_dspy.optimizers.stepwise_grpo import describe_groups, grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import PolicyEngine, local_lm
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.programs.agent import AgeMemAgent

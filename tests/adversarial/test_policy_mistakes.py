@@ -167,7 +167,7 @@ def test_a_turn_that_ends_early_by_a_word_earns_no_answer() -> None:
 
 def test_random_weights_play_whole_episodes(tmp_path: Any) -> None:
     """Nonsense from a real sampler: every completion is kept, readable or not."""
-    from agemem_dspy.policy.engine import local_lm
+    from agemem_dspy.policy.lm import local_lm
 
     texts = [call("add_memory", content="I fly from Lisbon."), answer("x")]
     engine = PolicyEngine(load(tiny_llama(tmp_path, corpus=texts, hidden=32, vocab_size=300)))

@@ -17,7 +17,8 @@ from agemem_dspy.memory import HashEmbedder
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import PolicyEngine, local_lm
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.recorder import record
 from agemem_dspy.policy.tiny import tiny_llama

@@ -26,7 +26,8 @@ from agemem_dspy.optimizers.rows import pack
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO, completions, grpo_samples
 from agemem_dspy.optimizers.trainer import TrainerConfig
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import PolicyEngine, local_lm
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.weights import model_sha256
 from agemem_dspy.programs import AgeMemAgent, ThreeStageEpisode

@@ -25,7 +25,8 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.demonstrator import Script
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import PolicyEngine, local_lm
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.programs.agent import AgeMemAgent

@@ -22,10 +22,11 @@ from dspy import lm15
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
 from agemem_dspy.errors import ModelError
-from agemem_dspy.policy.batching import MicroBatcher
+from agemem_dspy.policy.batching import Batcher
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import AsyncPolicyEngine, PolicyEngine, local_lm, policy_engine
+from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.generation import Row
+from agemem_dspy.policy.lm import AsyncPolicyEngine, local_lm, policy_engine
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.recorder import record, sampling_seed
@@ -168,9 +169,7 @@ def test_without_a_seed_samples_differ_and_the_engines_seed_decides(folder: Path
 def test_a_batch_is_never_larger_than_allowed(folder: Path) -> None:
     engine = PolicyEngine(load(folder), max_batch=3)
     sizes: list[int] = []
-    engine.model.register_forward_pre_hook(
-        lambda m, a, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
+    engine.model.register_forward_pre_hook(lambda m, a, kwargs: sizes.append(len(kwargs["ragged"])), with_kwargs=True)
     asyncio.run(_gather(engine, [request(engine, f"word {i}") for i in range(8)]))
     assert max(sizes) == 3
 
@@ -481,10 +480,19 @@ def test_an_engine_that_nobody_holds_is_freed(folder: Path) -> None:
 
 
 def test_a_batcher_whose_thread_ended_starts_another() -> None:
+    class Echo(list[Row]):
+        """Finishes every row at its first step."""
+
+        admit = list.append
+
+        def step(self) -> list[Row]:
+            finished = list(self)
+            self.clear()
+            served.append(len(finished))
+            return finished
+
     served: list[int] = []
-    batcher = MicroBatcher(
-        lambda version, rows: served.append(len(rows)), max_batch=4, gather_seconds=0.001, idle_seconds=0.01
-    )
+    batcher = Batcher(lambda version: Echo(), max_batch=4, gather_seconds=0.001, idle_seconds=0.01)
     row = Row(prompt_ids=np.array([1]), max_new_tokens=1, temperature=0.0, random=np.random.default_rng(0))
     for _ in range(30):
         batcher.submit(row, "").done.result(timeout=20)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from agemem_dspy.policy.generation import GenerationCounts, PrefixPool, Row, generate, suffix_mask
+from agemem_dspy.policy.generation import GenerationCounts, PrefixPool, Row, generate
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
 
@@ -169,10 +169,10 @@ def test_rows_that_stop_early_leave_the_batch(model: PreTrainedModel) -> None:
     limits = [1, 1, 12, 1, 12, 1]
     sizes: list[int] = []
     hook = model.register_forward_pre_hook(
-        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda module, args, kwargs: sizes.append(len(kwargs["ragged"])), with_kwargs=True
     )
     rows = rows_of(prompts, new=limits)
-    generate(model, rows, stop_ids=NO_STOP)
+    generate(model, rows, stop_ids=NO_STOP, max_draft=0)
     hook.remove()
     assert sizes == [6] + [2] * 11
     assert [row.completion_ids for row in rows] == [greedy(model, p, n) for p, n in zip(prompts, limits, strict=True)]
@@ -244,11 +244,3 @@ def test_a_cleared_pool_knows_nothing() -> None:
     assert pool.match(ids(1)) == (0, None)
     pool.put(ids(1), entry(1))
     assert pool.match(ids(1))[0] == 1
-
-
-def test_the_mask_shows_a_query_the_real_tokens_up_to_itself() -> None:
-    mask = suffix_mask(torch.tensor([0, 2]), 1, 4)[:, 0].int().tolist()
-    assert mask == [
-        [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]],
-        [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]],  # the first query is padding and sees itself
-    ]

@@ -17,7 +17,8 @@ import torch
 import agemem_dspy as am
 from agemem_dspy.errors import ConfigurationError, ModelError, RunError
 from agemem_dspy.memory.embedder import HashEmbedder
-from agemem_dspy.policy.engine import PolicyEngine, local_lm, policy_engine
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm, policy_engine
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import load as load_model
 from agemem_dspy.policy.tiny import tiny_llama

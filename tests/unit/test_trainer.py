@@ -27,9 +27,10 @@ from agemem_dspy.optimizers.stepwise_grpo import (
     grpo_samples,
 )
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import PolicyEngine, local_lm
-from agemem_dspy.policy.generation import Row as SampledRow
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
@@ -54,9 +55,10 @@ class WitnessEngine(PolicyEngine):
         super().__init__(*args, **options)
         self.served: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
-    def _sample(self, version: str, rows: Sequence[SampledRow]) -> None:
-        super()._sample(version, rows)
-        self.served += [(tuple(row.prompt_ids.tolist()), tuple(row.completion_ids)) for row in rows]
+    def _finish(self, request: Any, pending: Pending) -> Any:
+        row = pending.row
+        self.served.append((tuple(row.prompt_ids.tolist()), tuple(row.completion_ids)))
+        return super()._finish(request, pending)
 
 
 class TokenReward(TrajectoryReward):

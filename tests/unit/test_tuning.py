@@ -16,7 +16,7 @@ from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig
 from agemem_dspy.optimizers.trainer import TrainerConfig
 from agemem_dspy.optimizers.tuning import RewardTuner, simplex, uniforms
 from agemem_dspy.policy.compact import CompactAdapter
-from agemem_dspy.policy.engine import local_lm
+from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.programs import AgeMemAgent, ThreeStageEpisode
 from agemem_dspy.rewards import RewardWeights
