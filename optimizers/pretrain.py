@@ -24,8 +24,8 @@ from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.optimizers.demonstrator import Script
-from agemem_dspy.optimizers.rows import Row, Sample, batches, pack, shared_prefix
-from agemem_dspy.optimizers.trainer import causal_mask
+from agemem_dspy.optimizers.rows import Row, batches, pack, shared_prefix
+from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.models import load
@@ -243,7 +243,7 @@ def _logprobs(model: Any, rows: Sequence[Row]) -> torch.Tensor:
         layer.keys, layer.values = (tensor.expand(len(rows), -1, -1, -1) for tensor in (layer.keys, layer.values))
     hidden = model.model(
         input_ids=ids,
-        attention_mask=causal_mask(prefix, longest - 1),
+        attention_mask=torch.ones((longest - 1 - prefix, longest - 1), dtype=torch.bool).tril(prefix)[None, None],
         position_ids=torch.arange(prefix, longest - 1)[None].expand(len(rows), -1),
         past_key_values=cache,
         use_cache=True,

@@ -1,8 +1,6 @@
-"""Samples and rows: completions as the sampler made them, laid out for a forward pass.
+"""Rows: samples laid out for a padded forward pass, as a tiny model is pretrained.
 
-A `Sample` is one LM call. Where a call's prompt continues an earlier call token for token (nothing was
-filtered or summarized in between), both go into one row and their common part is computed once; a context
-edit starts a new row. The loss is the same as with a row for every call.
+Where a call's prompt continues an earlier call token for token, both go into one row; a context edit starts a new one.
 """
 
 from __future__ import annotations
@@ -13,32 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agemem_dspy.types import Completion
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One LM call to learn from: prompt (P,), completion (T,), the sampler's log-probs (T,).
-
-    `advantage` is the trajectory's, `weight` what each of the T tokens counts in the update's sum.
-    """
-
-    prompt_ids: NDArray[np.int64]
-    completion_ids: NDArray[np.int64]
-    logprobs: NDArray[np.float64]
-    advantage: float
-    weight: float
-
-    @classmethod
-    def of(cls, completion: Completion, *, advantage: float, weight: float) -> Sample:
-        """Take a taped completion as it is."""
-        return cls(
-            prompt_ids=np.array(completion.prompt_ids, dtype=np.int64),
-            completion_ids=np.array(completion.completion_ids, dtype=np.int64),
-            logprobs=np.array(completion.logprobs, dtype=np.float64),
-            advantage=advantage,
-            weight=weight,
-        )
+from agemem_dspy.optimizers.tree import Sample
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.rows import Sample
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Completion, Group

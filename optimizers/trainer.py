@@ -1,36 +1,37 @@
 """PolicyTrainer: LoRA on a copy of the engine's base model; the only user of peft.
 
-One update computes each micro-batch's shared prompt prefix once, with gradient, and sends only completion
-positions through the vocabulary head. Log-probabilities use the sampler's temperature.
+One update computes each token of the samples' token tree once, with gradient, and sends only the positions before
+completion tokens through the vocabulary head. Log-probabilities use the sampler's temperature.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
-from transformers.cache_utils import DynamicCache
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
-from agemem_dspy.optimizers.rows import Row, Sample, batches, pack, shared_prefix
+from agemem_dspy.optimizers.packed import Memory, forward
+from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
+
+_TRUNK_BATCHES = 4  # most tokens of a trunk, in micro-batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How weights are trained. Names are those of TRL and PEFT.
 
-    `max_tokens` bounds the padded tokens of a micro-batch and with it the memory of an update. `top_layers`
-    trains adapters in the last so many layers only (None: in all).
+    `max_tokens` bounds the tokens of a micro-batch and with it the memory of an update. `top_layers` trains adapters in
+    the last so many layers only (None: in all).
     """
 
     learning_rate: float = 3e-4
@@ -117,48 +118,77 @@ class PolicyTrainer:
         self._load("reference", current)
         self.model.set_adapter("default")
 
-    def logprobs(
-        self, rows: Sequence[Row], *, temperature: float = 1.0, prefix: _Prefix | None = None
-    ) -> list[torch.Tensor]:
-        """Return the log-probabilities of each row's completion tokens, (tokens of the row,) in order.
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[Sample], *, temperature: float = 1.0) -> torch.Tensor:
+        """Return the log-probabilities of all completion tokens, one sample after the other.
 
         Args:
-            rows: a micro-batch.
+            samples: each is computed with its own prompt before it.
             temperature: the sampler's.
-            prefix: tokens that all rows begin with, already computed; the rows' own common prefix otherwise.
         """
-        device = self.model.device
-        backbone = self.model.base_model.model.model
-        if prefix is None:
-            prefix = _Prefix(backbone, rows[0].ids[: shared_prefix(rows)])
-        start, longest = prefix.length, max(len(row.ids) for row in rows)
-        # The last token of a row predicts nothing, so it need not be computed.
-        suffix = torch.zeros((len(rows), longest - 1 - start), dtype=torch.long)
-        for i, row in enumerate(rows):
-            suffix[i, : len(row.ids) - 1 - start] = torch.from_numpy(row.ids[start:-1].copy())
-        positions = torch.arange(start, longest - 1, device=device)[None].expand(len(rows), -1)
-        hidden = backbone(
-            input_ids=suffix.to(device),
-            attention_mask=causal_mask(start, longest - 1, device),
-            position_ids=positions,
-            past_key_values=prefix.cache(len(rows)),
-            use_cache=True,
-        ).last_hidden_state
-        where, targets, counts = [], [], []
-        for i, row in enumerate(rows):
-            spans = [
-                np.arange(begin, begin + len(sample.completion_ids))
-                for begin, sample in zip(row.starts, row.samples, strict=True)
-            ]
-            tokens = np.concatenate(spans)
-            where.append(np.stack([np.full(len(tokens), i), tokens - 1 - start]))
-            targets.append(row.ids[tokens])
-            counts.append(len(tokens))
-        index = torch.from_numpy(np.concatenate(where, axis=1)).to(device)
-        wanted = torch.from_numpy(np.concatenate(targets)).to(device)
-        logits = self.model.base_model.model.lm_head(hidden[index[0], index[1]]).float() / temperature
-        logp = logits.gather(1, wanted[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
-        return list(logp.split(counts))
+        result = torch.empty(sum(len(sample.completion_ids) for sample in samples), device=self.model.device)
+        tree = TokenTree(samples)
+        memory: Memory | None = None
+        for segments in [tree.trunk, *tree.batches(self.config.max_tokens)]:
+            if segments:
+                hidden, computed = forward(self._backbone, segments, memory)
+                memory = computed if segments is tree.trunk else memory
+                for part in _predictions(segments, self.config.max_tokens):
+                    result[part.owners] = self._head(hidden[part.places], part, temperature)
+        return result
+
+    @property
+    def _backbone(self) -> Any:
+        return self.model.base_model.model.model
+
+    def _head(self, hidden: torch.Tensor, part: _Predictions, temperature: float) -> torch.Tensor:
+        """Return the log-probs (m,) of the predictions from the hidden states (distinct places, E)."""
+        logits = self.model.base_model.model.lm_head(hidden).float() / temperature
+        logp = torch.log_softmax(logits, dim=-1)
+        return logp[part.rows, part.targets]
+
+    def _backward(
+        self, samples: Sequence[Sample], loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], temperature: float
+    ) -> int:
+        """Add the gradient of a loss that is a sum over completion tokens; return how many tokens were computed.
+
+        The trunk is computed first and keeps its graph. Leaves follow in micro-batches, which see detached copies of
+        the trunk's keys and values and leave their gradients there; in the end the trunk takes them all.
+
+        Args:
+            loss: of log-probs (m,), given which of all completion tokens they are (m,).
+        """
+        tree = TokenTree(samples)
+        most = self.config.max_tokens
+        trunk_hidden, trunk = forward(self._backbone, tree.trunk) if tree.trunk else (None, {})
+        memory = {
+            layer: tuple(t.detach().requires_grad_(t.requires_grad) for t in pair) for layer, pair in trunk.items()
+        }
+        for segments in tree.batches(most):
+            hidden, _ = forward(self._backbone, segments, memory)
+            states, gradient = self._head_gradient(hidden, segments, loss, temperature)
+            torch.autograd.backward([states], [gradient])
+        if trunk_hidden is not None:
+            roots = [self._head_gradient(trunk_hidden, tree.trunk, loss, temperature)]
+            for layer, pair in trunk.items():
+                roots += [(t, leaf.grad) for t, leaf in zip(pair, memory[layer], strict=True) if leaf.grad is not None]
+            roots = [(tensor, gradient) for tensor, gradient in roots if tensor.requires_grad]
+            if roots:
+                torch.autograd.backward([tensor for tensor, _ in roots], [gradient for _, gradient in roots])
+        return tree.tokens
+
+    def _head_gradient(
+        self,
+        hidden: torch.Tensor,
+        segments: Sequence[Segment],
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        temperature: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return hidden states (N, E) and the loss's gradient there, some positions' logits at a time."""
+        states = hidden.detach().requires_grad_()
+        for part in _predictions(segments, self.config.max_tokens):
+            loss(self._head(states[part.places], part, temperature), part.owners).backward()
+        return hidden, torch.zeros_like(states) if states.grad is None else states.grad
 
     def imitate(self, trajectories: Sequence[Sequence[Sample]], *, rate: float = 1.0) -> float:
         """Take one optimizer step of supervised learning; return the weighted mean loss a token (nats).
@@ -167,16 +197,17 @@ class PolicyTrainer:
             trajectories: each one's samples in order; weights over all of them sum to 1.
             rate: what the learning rate is multiplied by in this step.
         """
-        rows = pack(trajectories)
         total = 0.0
-        prefix = self._prefix(rows)
-        for batch in batches(rows, self.config.max_tokens, prefix.length):
-            logp = torch.cat(self.logprobs(batch, prefix=prefix))
-            weights = torch.cat([_columns(row)[2] for row in batch]).to(logp)
-            loss = -(weights * logp).sum()
-            loss.backward()
-            total += float(loss.detach())
-        prefix.backward()
+        for samples in self._parts(trajectories):
+            weights = self._columns(samples)[2]
+
+            def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+                nonlocal total
+                value = -(weights[owners] * logp).sum()  # noqa: B023 - called in this turn of the loop
+                total += float(value.detach())
+                return value
+
+            self._backward(samples, loss, 1.0)
         self._apply(rate)
         return total
 
@@ -196,39 +227,57 @@ class PolicyTrainer:
             temperature: the sampler's.
 
         Returns:
-            loss, kl, clip_fraction, ratio, entropy proxy `logp` (mean log-prob a token), grad_norm, tokens.
+            loss, kl, clip_fraction, ratio, entropy proxy `logp` (mean log-prob a token), grad_norm, and `tokens`, those
+            that were computed.
         """
-        rows = pack(trajectories)
         sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "ratio": 0.0, "logp": 0.0}
-        prefix = self._prefix(rows)
-        computed = prefix.length
-        for batch in batches(rows, self.config.max_tokens, prefix.length):
-            reference = self._reference_logprobs(batch, temperature) if beta > 0 else None
-            logp = torch.cat(self.logprobs(batch, temperature=temperature, prefix=prefix))
-            columns = [_columns(row) for row in batch]
-            old, advantages, weights = (torch.cat(parts).to(logp) for parts in zip(*columns, strict=True))
-            parts = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=reference, beta=beta, clip=clip)
-            parts.loss.backward()
-            share = float(weights.sum())
-            sums["loss"] += float(parts.loss.detach())
-            sums["kl"] += share * parts.kl
-            sums["clip_fraction"] += share * parts.clipped
-            sums["ratio"] += share * parts.ratio
-            sums["logp"] += float((weights * logp.detach()).sum())
-            computed += sum(len(row.ids) - prefix.length for row in batch)
-        prefix.backward()
-        return {**sums, "grad_norm": self._apply(), "rows": float(len(rows)), "tokens": float(computed)}
+        computed = 0
+        for samples in self._parts(trajectories):
+            columns = self._columns(samples)
+            reference = self._reference_logprobs(samples, temperature) if beta > 0 else None
 
-    def _prefix(self, rows: Sequence[Row]) -> _Prefix:
-        return _Prefix(self.model.base_model.model.model, rows[0].ids[: shared_prefix(rows)])
+            def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+                old, advantages, weights = (column[owners] for column in columns)  # noqa: B023
+                ref = None if reference is None else reference[owners]  # noqa: B023
+                parts = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=ref, beta=beta, clip=clip)
+                share = float(weights.sum())
+                sums["loss"] += float(parts.loss.detach())
+                sums["kl"] += share * parts.kl
+                sums["clip_fraction"] += share * parts.clipped
+                sums["ratio"] += share * parts.ratio
+                sums["logp"] += float((weights * logp.detach()).sum())
+                return parts.loss
 
-    def _reference_logprobs(self, batch: Sequence[Row], temperature: float) -> torch.Tensor:
+            computed += self._backward(samples, loss, temperature)
+        return {**sums, "grad_norm": self._apply(), "tokens": float(computed)}
+
+    def _parts(self, trajectories: Sequence[Sequence[Sample]]) -> Iterator[list[Sample]]:
+        """Yield the samples, in halves where the trunk of all of them would need too much memory."""
+        samples = [sample for own in trajectories for sample in own]
+        if len(trajectories) > 1 and TokenTree(samples).trunk_tokens > _TRUNK_BATCHES * self.config.max_tokens:
+            half = len(trajectories) // 2
+            yield from self._parts(trajectories[:half])
+            yield from self._parts(trajectories[half:])
+        else:
+            yield samples
+
+    def _columns(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sampler's log-probs, advantages and weights of all completion tokens."""
+        lengths = [len(sample.completion_ids) for sample in samples]
+        old = np.concatenate([sample.logprobs for sample in samples])
+        advantages = np.repeat([sample.advantage for sample in samples], lengths)
+        weights = np.repeat([sample.weight for sample in samples], lengths)
+        old, advantages, weights = (
+            torch.from_numpy(c).float().to(self.model.device) for c in (old, advantages, weights)
+        )
+        return old, advantages, weights
+
+    def _reference_logprobs(self, samples: Sequence[Sample], temperature: float) -> torch.Tensor:
         if not self._has_reference:
             raise ConfigurationError("call set_reference before an update with beta > 0")
         self.model.set_adapter("reference")
         try:
-            with torch.no_grad():
-                return torch.cat(self.logprobs(batch, temperature=temperature))
+            return self.logprobs(samples, temperature=temperature)
         finally:
             self.model.set_adapter("default")
 
@@ -255,46 +304,24 @@ def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
     return found
 
 
-class _Prefix:
-    """What all rows of an update begin with, computed once.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Predictions:
+    """Predictions from some distinct `places` of the hidden states; `rows` says for each which of them, (m,)."""
 
-    Micro-batches see detached copies and leave their gradients there; `backward` sends the sum on, so the
-    result is that of computing the prefix in every row.
-    """
-
-    def __init__(self, backbone: Any, ids: NDArray[np.int64]) -> None:
-        self.length = len(ids)
-        self.computed: list[torch.Tensor] = []
-        if self.length:
-            tokens = torch.from_numpy(ids.copy())[None].to(backbone.device)
-            layers = backbone(input_ids=tokens, use_cache=True).past_key_values.layers
-            self.computed = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
-        self.leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self.computed]
-
-    def cache(self, rows: int) -> DynamicCache:
-        """Return a cache that starts with the prefix in each of `rows` rows."""
-        cache = DynamicCache()
-        for index in range(0, len(self.leaves), 2):
-            keys, values = (leaf.expand(rows, -1, -1, -1) for leaf in self.leaves[index : index + 2])
-            cache.update(keys, values, index // 2)
-        return cache
-
-    def backward(self) -> None:
-        """Propagate what the micro-batches left."""
-        pairs = [(t, leaf.grad) for t, leaf in zip(self.computed, self.leaves, strict=True) if leaf.grad is not None]
-        if pairs:
-            torch.autograd.backward([t for t, _ in pairs], [grad for _, grad in pairs])
+    places: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor
+    owners: torch.Tensor
 
 
-def causal_mask(start: int, end: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return which keys in [0, end) the queries in [start, end) see, as booleans (1, 1, end-start, end)."""
-    return torch.ones((end - start, end), dtype=torch.bool, device=device).tril(start)[None, None]
-
-
-def _columns(row: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the sampler's log-probs, advantages and weights of a row's completion tokens."""
-    old = np.concatenate([sample.logprobs for sample in row.samples])
-    lengths = [len(sample.completion_ids) for sample in row.samples]
-    advantages = np.repeat([sample.advantage for sample in row.samples], lengths)
-    weights = np.repeat([sample.weight for sample in row.samples], lengths)
-    return torch.from_numpy(old).float(), torch.from_numpy(advantages).float(), torch.from_numpy(weights).float()
+def _predictions(segments: Sequence[Segment], max_places: int) -> Iterator[_Predictions]:
+    """Yield the predictions made from segments laid end to end, those from `max_places` positions at a time."""
+    starts = np.cumsum([0, *(len(segment.ids) for segment in segments)])
+    at = [np.array(s.offsets, dtype=np.int64) + start for s, start in zip(segments, starts[:-1], strict=True)]
+    targets = np.array([target for segment in segments for target in segment.targets], dtype=np.int64)
+    owners = np.array([owner for segment in segments for owner in segment.owners], dtype=np.int64)
+    places, rows = np.unique(np.concatenate(at), return_inverse=True)  # calls that share a token share its logits
+    for first in range(0, len(places), max_places):
+        here = (rows >= first) & (rows < first + max_places)
+        columns = (places[first : first + max_places], rows[here] - first, targets[here], owners[here])
+        yield _Predictions(*(torch.from_numpy(column) for column in columns))

@@ -22,8 +22,8 @@ from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.grpo import step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
-from agemem_dspy.optimizers.rows import Sample
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward

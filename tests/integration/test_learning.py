@@ -22,9 +22,9 @@ from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.pretrain import careless_outputs, pretrain_tiny
 from agemem_dspy.optimizers.rollouts import Played, collect_groups, play_all
-from agemem_dspy.optimizers.rows import pack
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO, completions, grpo_samples
 from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.tree import TokenTree
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import local_lm
@@ -141,21 +141,17 @@ def test_the_base_and_every_version_on_the_way_are_still_there(learned: Learned)
 
 
 def test_steps_over_an_edited_context_are_trained_as_they_were_served(learned: Learned) -> None:
-    """A filter makes a trajectory of several rows; each sampled step is in exactly one, token for token."""
+    """A filter makes a trajectory of several branches; each call is trained once, token for token."""
     groups = collect_groups(
         learned.compiled, TRAIN[:2], METRIC, num_generations=4, temperature=1.0, num_threads=8, entropy=(7,)
     )
     varied = [group for group in groups if len(set(group.rewards)) > 1]
-    samples = grpo_samples(groups, "call")
-    rows = pack(samples)
-    assert len(samples) < len(rows) < sum(map(len, samples))
-    found = [
-        (tuple(row.ids[:start]), tuple(row.ids[start : start + len(sample.completion_ids)]))
-        for row in rows
-        for start, sample in zip(row.starts, row.samples, strict=True)
-    ]
+    trajectories = grpo_samples(groups, "call")
+    samples = [sample for own in trajectories for sample in own]
     taped = [one for group in varied for own in completions(group) for one in own]
+    found = [(tuple(sample.prompt_ids), tuple(sample.completion_ids)) for sample in samples]
     assert found == [(one.prompt_ids, one.completion_ids) for one in taped]
+    assert len(trajectories) < len(TokenTree(samples).leaves)
 
 
 # Pretraining

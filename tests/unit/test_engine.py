@@ -51,7 +51,7 @@ def batches(engine: PolicyEngine) -> Iterator[list[int]]:
     """The batch size of every forward pass."""
     sizes: list[int] = []
     hook = engine.model.register_forward_pre_hook(
-        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda module, args, kwargs: sizes.append(len(kwargs["ragged"])), with_kwargs=True
     )
     yield sizes
     hook.remove()

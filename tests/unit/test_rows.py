@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agemem_dspy.optimizers.rows import Row, Sample, batches, pack, shared_prefix
+from agemem_dspy.optimizers.rows import Row, batches, pack, shared_prefix
+from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.types import Completion
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=4)

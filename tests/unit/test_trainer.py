@@ -18,7 +18,6 @@ from agemem_dspy.errors import ConfigurationError, ModelError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.grpo import SCALES, Scale
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.rows import Sample, pack
 from agemem_dspy.optimizers.stepwise_grpo import (
     GRPOConfig,
     StepwiseGRPO,
@@ -27,6 +26,7 @@ from agemem_dspy.optimizers.stepwise_grpo import (
     grpo_samples,
 )
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.tree import Sample, TokenTree
 from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine
@@ -248,6 +248,15 @@ def tree(seed: int, trainer: PolicyTrainer, *, trajectories: int = 3, appended: 
     return played
 
 
+def flat(trajectories: Sequence[Sequence[Sample]]) -> list[Sample]:
+    return [sample for samples in trajectories for sample in samples]
+
+
+def inputs(sample: Sample) -> np.ndarray[Any, Any]:
+    """Return the tokens that predict something: all but the completion's last."""
+    return np.concatenate([sample.prompt_ids, sample.completion_ids[:-1]])
+
+
 def weighted(sample: Sample, **changes: Any) -> Sample:
     fields = {name: getattr(sample, name) for name in Sample.__slots__}
     return Sample(**{**fields, **changes})
@@ -292,7 +301,7 @@ def test_the_update_has_the_gradient_of_the_plain_loop(
 
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), trajectories=st.integers(1, 4), most=st.sampled_from([1, 16, 64, 4096]))
-def test_packing_and_prefix_sharing_are_exact_on_any_tree(
+def test_the_tree_is_exact_whatever_is_shared(
     engine: WitnessEngine, start: LoraWeights, seed: int, trajectories: int, most: int
 ) -> None:
     config = TrainerConfig(learning_rate=1e-3, max_grad_norm=1e9, max_tokens=most)
@@ -333,7 +342,7 @@ def test_an_append_only_episode_is_trajectory_level_grpo(engine: WitnessEngine, 
     """One row a trajectory with a mask over its completions: what GRPO for tool use does."""
     trainer = PolicyTrainer(engine, CONFIG, start=start)
     played = weigh(tree(7, trainer, appended=1.0), "token")
-    assert len(pack(played)) == len(played) < sum(map(len, played))
+    assert len(TokenTree(flat(played)).leaves) == len(played) < sum(map(len, played))
     total = sum(len(s.completion_ids) for samples in played for s in samples)
     for samples in played:
         ids = torch.from_numpy(np.concatenate([samples[-1].prompt_ids, samples[-1].completion_ids]))
@@ -357,22 +366,51 @@ def test_an_append_only_episode_is_trajectory_level_grpo(engine: WitnessEngine, 
 
 def test_only_positions_before_completion_tokens_reach_the_vocabulary(engine: WitnessEngine) -> None:
     trainer = PolicyTrainer(engine, CONFIG)
-    row = max(pack(tree(7, trainer, appended=1.0)), key=lambda row: len(row.samples))
-    assert len(row.samples) > 1
+    samples = max(tree(7, trainer, appended=1.0), key=len)
+    assert len(samples) > 1
+    ids = torch.from_numpy(np.concatenate([samples[-1].prompt_ids, samples[-1].completion_ids]))
     seen: list[torch.Tensor] = []
     causal = trainer.model.base_model.model
     handle = causal.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     with torch.no_grad():
-        trainer.logprobs([row])
+        trainer.logprobs(samples)
         handle.remove()
-        hidden = causal.model(input_ids=torch.from_numpy(row.ids)[None]).last_hidden_state[0]
-    asked = [
-        p - 1
-        for begin, s in zip(row.starts, row.samples, strict=True)
-        for p in range(begin, begin + len(s.completion_ids))
-    ]
-    assert len(asked) < len(row.ids) - 1
-    assert torch.allclose(seen[0], hidden[asked], atol=1e-5)
+        hidden = causal.model(input_ids=ids[None]).last_hidden_state[0]
+    asked = [len(s.prompt_ids) - 1 + i for s in samples for i in range(len(s.completion_ids))]
+    assert len(asked) < len(ids) - 1
+    assert torch.allclose(torch.cat(seen), hidden[asked], atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10_000), most=st.sampled_from([1, 16, 4096]))
+def test_logprobs_over_the_tree_are_those_of_whole_rows(
+    engine: WitnessEngine, start: LoraWeights, seed: int, most: int
+) -> None:
+    trainer = PolicyTrainer(engine, TrainerConfig(max_tokens=most), start=start)
+    samples = flat(tree(seed, trainer, appended=0.7))
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(trainer.model, sample, 0.8) for sample in samples])
+    assert torch.allclose(trainer.logprobs(samples, temperature=0.8), expected, atol=1e-4)
+
+
+def test_a_token_of_many_calls_is_computed_once(engine: WitnessEngine) -> None:
+    trainer = PolicyTrainer(engine, TrainerConfig(max_tokens=64))
+    played = weigh(tree(7, trainer, appended=0.5), "call")
+    prefixes = {tuple(ids[: n + 1]) for ids in map(inputs, flat(played)) for n in range(len(ids))}
+    assert trainer.update(played)["tokens"] == len(prefixes) < sum(len(inputs(s)) for s in flat(played))
+
+
+def test_a_trunk_too_large_for_memory_is_computed_in_parts(engine: WitnessEngine) -> None:
+    """Two pairs of twins, whose trunks are too much together, not alone: each is computed once."""
+    trainer = PolicyTrainer(engine, TrainerConfig(max_tokens=4))
+
+    def twin(first: int, last: int) -> Sample:
+        one = np.array([1])
+        prompt = np.array([first, *range(1, 12), last])
+        return Sample(prompt_ids=prompt, completion_ids=one, logprobs=-np.ones(1), advantage=1.0, weight=0.25)
+
+    result = trainer.update([[twin(first, last)] for first in (5, 6) for last in (7, 8)])
+    assert result["tokens"] == 2 * (12 + 2)
 
 
 def test_a_gradient_longer_than_the_bound_is_shortened(engine: WitnessEngine, start: LoraWeights) -> None:
@@ -406,11 +444,11 @@ def test_training_continues_from_the_weights_it_was_given(engine: WitnessEngine,
     odd = LoraWeights(rank=2, alpha=2.5, pairs=start.pairs)
     trainer = PolicyTrainer(engine, CONFIG, start=odd)
     assert trainer.weights().alpha == 2.5
-    (row,) = pack(tree(7, trainer, trajectories=1, appended=1.0))
+    ids = torch.from_numpy(inputs(tree(7, trainer, trajectories=1, appended=1.0)[0][-1]))
     with engine._lock, torch.no_grad():
         engine.use(engine.register("odd", odd).partition("@")[2])
-        served = engine.model(input_ids=torch.from_numpy(row.ids)[None]).logits[0]
-        trained = trainer.model(input_ids=torch.from_numpy(row.ids)[None]).logits[0]
+        served = engine.model(input_ids=ids[None]).logits[0]
+        trained = trainer.model(input_ids=ids[None]).logits[0]
     assert torch.allclose(served, trained, atol=1e-4)
 
 
@@ -449,13 +487,8 @@ def test_every_call_that_was_served_is_trained_on_once_with_its_own_prompt(
     assert {step.stage for step in steps} == set(Stage)
     assert len(steps) == len(played) > 12
     trained = Counter((tuple(s.prompt_ids.tolist()), tuple(s.completion_ids.tolist())) for s in played)
-    laid: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
-    for row in pack(grpo_samples(groups, "call")):
-        for begin, s in zip(row.starts, row.samples, strict=True):
-            end = begin + len(s.completion_ids)
-            laid[tuple(row.ids[:begin].tolist()), tuple(row.ids[begin:end].tolist())] += 1
     taped = Counter((c.prompt_ids, c.completion_ids) for g in groups for own in completions(g) for c in own)
-    assert trained == laid == taped
+    assert trained == taped
     assert trained == Counter(engine.served[: len(played)])
 
 
@@ -477,11 +510,9 @@ def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
 ) -> None:
     base = rollouts(program(engine), TokenReward())
     for played, weights in ((groups, start), (base, None)):
-        rows = pack(grpo_samples(played, "call"))
-        trainer = PolicyTrainer(engine, CONFIG, start=weights)
-        with torch.no_grad():
-            logp = torch.cat(trainer.logprobs(rows, temperature=0.8)).numpy()
-        taped = np.concatenate([s.logprobs for row in rows for s in row.samples])
+        samples = flat(grpo_samples(played, "call"))
+        logp = PolicyTrainer(engine, CONFIG, start=weights).logprobs(samples, temperature=0.8).numpy()
+        taped = np.concatenate([s.logprobs for s in samples])
         assert np.abs(logp - taped).max() < 1e-4
     assert {c.model for g in base for own in completions(g) for c in own} == {"local/tiny"}
     assert {c.model for g in groups for own in completions(g) for c in own} == {"local/tiny@start"}
