@@ -37,6 +37,8 @@ class GRPOConfig:
         temperature: of the sampler, and of the log-probabilities trained on.
         beta: weight of the KL to the policy that training started from (0.1).
         clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
+        eps: added to the standard deviation of a group's rewards, in units of reward. With almost none, a group whose
+            rewards differ by a few context tokens would count as much as one that differs by an answer.
         scale: what weighs equally in the mean: a "call", a "token" or a "trajectory".
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
             the first third of the steps, then 1 and 2, then all.
@@ -50,6 +52,7 @@ class GRPOConfig:
     temperature: float = 1.0
     beta: float = 0.1
     clip: float | None = 0.2
+    eps: float = 0.05
     scale: Scale = "call"
     curriculum: Literal["joint", "progressive"] = "joint"
     num_threads: int = 32
@@ -64,6 +67,8 @@ class GRPOConfig:
             raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
         if self.temperature <= 0:
             raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
+        if self.eps <= 0:
+            raise ConfigurationError(f"eps must be positive, not {self.eps}")
         if self.beta < 0 or (self.clip is not None and self.clip <= 0):
             raise ConfigurationError("beta must not be negative, clip must be positive or None")
         if self.scale not in SCALES:
@@ -80,7 +85,8 @@ class StepwiseGRPO(Teleprompter):
     """Compile a program's decisions into LoRA weights.
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
-    three stages, that trajectory's advantage within its group, and takes one optimizer step.
+    three stages, that trajectory's advantage within its group, and takes one optimizer step. The learning rate falls
+    linearly to a tenth over the run.
 
     Args:
         metric: the reward; the same object that scores prompts.
@@ -151,10 +157,16 @@ class StepwiseGRPO(Teleprompter):
                 entropy=(config.seed, step),
             )
             sampled = time.perf_counter()
-            samples = grpo_samples(groups, config.scale)
+            samples = grpo_samples(groups, config.scale, eps=config.eps)
             update: Mapping[str, float] = {}
             if samples:
-                update = trainer.update(samples, beta=config.beta, clip=config.clip, temperature=config.temperature)
+                update = trainer.update(
+                    samples,
+                    beta=config.beta,
+                    clip=config.clip,
+                    temperature=config.temperature,
+                    rate=1 - 0.9 * step / config.max_steps,
+                )
                 weights = trainer.weights()
                 current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))
             line = {
@@ -226,14 +238,14 @@ def completions(group: Group) -> list[list[Completion]]:
     return taped
 
 
-def grpo_samples(groups: Sequence[Group], scale: Scale) -> list[list[Sample]]:
+def grpo_samples(groups: Sequence[Group], scale: Scale, *, eps: float = 1e-6) -> list[list[Sample]]:
     """Turn groups into samples: every LM call gets its trajectory's advantage, all tokens weigh 1 together.
 
     Groups whose rewards all tie teach nothing and are left out.
     """
     taped: list[tuple[list[Completion], float]] = []
     for group in groups:
-        advantages = group_advantages(group.rewards)
+        advantages = group_advantages(group.rewards, eps=eps)
         if advantages.any():
             taped += zip(completions(group), advantages.tolist(), strict=True)
     taped = [(own, advantage) for own, advantage in taped if own]

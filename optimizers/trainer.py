@@ -218,6 +218,7 @@ class PolicyTrainer:
         beta: float = 0.0,
         clip: float | None = 0.2,
         temperature: float = 1.0,
+        rate: float = 1.0,
     ) -> Mapping[str, float]:
         """Take one optimizer step of step-wise GRPO.
 
@@ -225,6 +226,7 @@ class PolicyTrainer:
             trajectories: each one's samples in order; weights over all of them sum to 1.
             beta, clip: see `grpo.stepwise_grpo_loss`.
             temperature: the sampler's.
+            rate: what the learning rate is multiplied by in this step.
 
         Returns:
             loss, kl, clip_fraction, ratio, entropy proxy `logp` (mean log-prob a token), grad_norm, and `tokens`, those
@@ -249,7 +251,7 @@ class PolicyTrainer:
                 return parts.loss
 
             computed += self._backward(samples, loss, temperature)
-        return {**sums, "grad_norm": self._apply(), "tokens": float(computed)}
+        return {**sums, "grad_norm": self._apply(rate), "tokens": float(computed)}
 
     def _parts(self, trajectories: Sequence[Sequence[Sample]]) -> Iterator[list[Sample]]:
         """Yield the samples, in halves where the trunk of all of them would need too much memory."""
@@ -281,7 +283,7 @@ class PolicyTrainer:
         finally:
             self.model.set_adapter("default")
 
-    def _apply(self, rate: float = 1.0) -> float:
+    def _apply(self, rate: float) -> float:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):

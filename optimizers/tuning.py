@@ -18,6 +18,7 @@ import dspy
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.evaluation import evaluate
@@ -91,8 +92,8 @@ class RewardTuner:
             RunError: the folder cannot be written, or holds a study of another configuration.
         """
         study = self._open()
-        study.optimize(self._objective, n_trials=max(0, self.n_trials - _finished(study)), callbacks=[self._report])
-        rows = tuple(_row(trial) for trial in study.trials if trial.state.is_finished())
+        study.optimize(self._objective, n_trials=max(0, self.n_trials - len(_played(study))), callbacks=[self._report])
+        rows = tuple(_row(trial) for trial in _played(study))
         return TuningResult(
             best=simplex(study.best_trial.params), value=float(study.best_value), trials=rows, study=study
         )
@@ -134,6 +135,7 @@ class RewardTuner:
         if not study.trials:
             for known_point in (RewardWeights.paper(), RewardWeights.answer_only()):
                 study.enqueue_trial(uniforms(known_point))
+        _enqueue_interrupted(study)
         return study
 
     def _report(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
@@ -170,8 +172,17 @@ def uniforms(weights: RewardWeights) -> dict[str, float]:
     return {f"u_{term}": max(1e-6, math.exp(-values[term])) for term in TERMS}
 
 
-def _finished(study: optuna.Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.trials)
+def _played(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that came to their end or were pruned, and not those that were interrupted."""
+    return study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
+
+
+def _enqueue_interrupted(study: optuna.Study) -> None:
+    """Let the points of interrupted trials be played again, once each."""
+    again = [trial.user_attrs.get("repeats") for trial in study.trials]
+    for trial in study.get_trials(states=[TrialState.FAIL, TrialState.RUNNING]):
+        if trial.params and trial.number not in again:
+            study.enqueue_trial(trial.params, user_attrs={"repeats": trial.number})
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +71,25 @@ def test_a_second_run_continues_the_study(student: ThreeStageEpisode, tmp_path: 
     again = tuner(student, tmp_path, n_trials=3).run()
     assert [trial["trial"] for trial in again.trials] == [0, 1, 2]
     assert len(tuner(student, tmp_path, n_trials=3).run().trials) == 3
+
+
+def test_an_interrupted_trial_is_played_again_and_not_counted(student: ThreeStageEpisode, tmp_path: Path) -> None:
+    class Stop(BaseException):
+        """What Ctrl-C is to a program."""
+
+    class Interrupted(RewardTuner):
+        def _objective(self, trial: optuna.Trial) -> float:
+            super()._objective(trial)
+            raise Stop
+
+    settings: dict[str, Any] = {"trainset": generate("train", 2), "valset": generate("val", 2), "study_dir": tmp_path}
+    settings |= {"n_trials": 2, "grpo": GRPO, "trainer": TrainerConfig(lora_r=2)}
+    with pytest.raises(Stop):
+        Interrupted(student, **settings).run()
+    result = RewardTuner(student, **settings).run()
+    assert [trial["state"] for trial in result.trials] == ["complete", "complete"]
+    weights = [trial["weights"]["task"] for trial in result.trials]
+    assert sorted(weights) == pytest.approx([1 / 3, 1.0], abs=1e-5)
 
 
 def test_another_configuration_is_refused_with_the_difference(student: ThreeStageEpisode, tmp_path: Path) -> None:
