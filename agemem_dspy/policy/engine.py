@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from agemem_dspy.errors import ConfigurationError, ModelError
 from agemem_dspy.policy.batching import Batcher, Pending
-from agemem_dspy.policy.generation import Batch, GenerationCounts, PrefixPool, Row, TokenIds
+from agemem_dspy.policy.generation import MAX_DRAFT, Batch, GenerationCounts, PrefixPool, Row, TokenIds
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
@@ -42,6 +42,7 @@ class PolicyEngine:
         max_batch: most requests sampled together.
         gather_seconds: how long to wait for one more request before a batch starts or goes on.
         prefix_bytes: memory for reusable keys and values; 0 recomputes every prompt.
+        max_draft: most tokens that are guessed and checked in one pass; 0 samples one token a pass.
         seed: of the sampling stream used outside `recorder.sampling_seed`.
 
     Thread-safe. `copy.deepcopy` returns the same engine, so optimizers that copy programs share weights.
@@ -54,7 +55,8 @@ class PolicyEngine:
         name: str | None = None,
         max_batch: int = 32,
         gather_seconds: float = 0.02,
-        prefix_bytes: int = 1 << 30,
+        prefix_bytes: int = 1 << 29,
+        max_draft: int = MAX_DRAFT,
         seed: int = 0,
     ) -> None:
         self.loaded = loaded
@@ -63,6 +65,7 @@ class PolicyEngine:
         self.context_length = int(self.model.config.max_position_embeddings)
         self.counts = GenerationCounts()
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
+        self._max_draft = max_draft
         self._versions: dict[str, LoraWeights] = {}
         self._loaded_version = ""
         self._original: dict[str, torch.Tensor] = {}
@@ -276,7 +279,13 @@ class _VersionBatch(Batch):
     """A batch that has the engine's weights to itself, at its version, for the time of each step."""
 
     def __init__(self, engine: PolicyEngine, version: str) -> None:
-        super().__init__(engine.model, stop_ids=engine.stop_ids, pool=engine._pool, counts=engine.counts)
+        super().__init__(
+            engine.model,
+            stop_ids=engine.stop_ids,
+            pool=engine._pool,
+            counts=engine.counts,
+            max_draft=engine._max_draft,
+        )
         self._engine, self._version = engine, version
 
     def admit(self, row: Row) -> None:

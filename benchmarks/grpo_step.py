@@ -1,0 +1,125 @@
+"""What a GRPO step costs, part by part, each against doing without.
+
+    python benchmarks/grpo_step.py                                    SmolLM2-135M as it comes
+    python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
+
+Rollouts: the same seeded episodes, with and without reusing known prefixes, with and without drafts. Update: the
+gradient of those episodes, with each token of their tree computed once, and with a row for every LM call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import agemem_dspy as am
+from agemem_dspy.data.assistant import generate
+from agemem_dspy.optimizers import TrainerConfig
+from agemem_dspy.optimizers.local import local_policy
+from agemem_dspy.optimizers.rollouts import collect_groups
+from agemem_dspy.optimizers.stepwise_grpo import grpo_samples
+from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.types import Group
+
+SAMPLERS = {
+    "one token a pass": {"prefix_bytes": 0, "max_draft": 0},
+    "+ prefix reuse": {"max_draft": 0},
+    "+ drafts": {},
+}
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="a known name or a folder of weights")
+    parser.add_argument("--program", type=Path, help="a compiled program, in place of the base model")
+    parser.add_argument("--tasks", type=int, default=2)
+    parser.add_argument("--generations", type=int, default=8, help="trajectories a task")
+    parser.add_argument("--top-layers", type=int, help="layers trained; all when left out")
+    arguments = parser.parse_args()
+    episode = _episode(arguments.model, arguments.program)
+    groups = rollouts(episode, arguments.tasks, arguments.generations)
+    update(episode, groups, arguments.top_layers)
+
+
+def _episode(model: str, program: Path | None) -> am.ThreeStageEpisode:
+    if program is not None:
+        loaded = am.load(program)
+        if not isinstance(loaded, am.ThreeStageEpisode):
+            raise SystemExit(f"error: {program} holds a {type(loaded).__name__}, not a ThreeStageEpisode")
+        return loaded
+    episode = am.ThreeStageEpisode(am.AgeMemAgent("question -> answer", adapter=am.CompactAdapter(), max_rounds=3))
+    episode.set_lm(am.local_lm(model, max_tokens=48))
+    return episode
+
+
+def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> list[Group]:
+    """Play the same episodes under each sampler, print what they took and return them."""
+    lm, engine = local_policy(episode)
+    weights = engine.weights(lm.model)
+    examples = generate("train", tasks, seed=99)
+    table = Table(title=f"rollouts: {tasks} tasks x {generations}, {torch.get_num_threads()} threads")
+    for column in ("", "seconds", "speed", "passes", "prompt tokens computed", "sampled", "of these drafted"):
+        table.add_column(column, justify="right" if column else "left")
+    groups: list[Group] = []
+    first = 0.0
+    for name, options in SAMPLERS.items():
+        sampler = PolicyEngine(engine.loaded, name="benchmark", **options)
+        model = sampler.register("policy", weights) if weights is not None else sampler.name
+        episode.set_lm(lm.copy(engine=sampler, model=model))
+        began = time.perf_counter()
+        groups = collect_groups(
+            episode,
+            examples,
+            am.TrajectoryReward(),
+            num_generations=generations,
+            temperature=1.0,
+            num_threads=tasks * generations,
+            entropy=(0,),
+        )
+        seconds = time.perf_counter() - began
+        first = first or seconds
+        counts = sampler.counts
+        table.add_row(
+            name,
+            f"{seconds:.1f}",
+            f"{first / seconds:.2f}x",
+            f"{counts.passes}",
+            f"{counts.computed_tokens / counts.prompt_tokens:.0%} of {counts.prompt_tokens}",
+            f"{counts.completion_tokens}",
+            f"{counts.drafted_tokens / counts.completion_tokens:.0%}",
+        )
+        sampler.use("")
+    episode.set_lm(lm)
+    Console().print(table)
+    return groups
+
+
+def update(episode: am.ThreeStageEpisode, groups: Sequence[Group], top_layers: int | None) -> None:
+    """Compute the gradient of the episodes both ways and print what it took."""
+    _, engine = local_policy(episode)
+    trajectories = grpo_samples(groups, "call")
+    table = Table(title=f"update: {sum(map(len, trajectories))} LM calls of {len(trajectories)} trajectories")
+    for column in ("", "seconds", "speed", "tokens computed"):
+        table.add_column(column, justify="right" if column else "left")
+    apart = [[[sample]] for samples in trajectories for sample in samples]
+    first = 0.0
+    for name, parts in {"a row for every call": apart, "the tree of all calls": [trajectories]}.items():
+        trainer = PolicyTrainer(engine, TrainerConfig(top_layers=top_layers))
+        began = time.perf_counter()
+        tokens = sum(trainer.update(part)["tokens"] for part in parts)
+        seconds = time.perf_counter() - began
+        first = first or seconds
+        table.add_row(name, f"{seconds:.1f}", f"{first / seconds:.2f}x", f"{tokens:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
