@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from agemem_dspy.optimizers import (
     TrainerConfig,
     WarmStart,
 )
+from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
 
 COLUMNS = {
@@ -56,24 +58,29 @@ INTERVALS = ("reward", "answer")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Everything that decides a run; written to config.json. `pretrain_steps` makes a tiny model first."""
+    """Everything that decides a run; written to config.json.
+
+    `mistakes` is the share of careless decisions in the demonstrations, which a prompted teacher's would have too: the
+    warm start teaches the form, and leaves the choice to GRPO. `pretrain_steps` makes a tiny model first.
+    """
 
     model: str = "smollm2-135m"
     pretrain_steps: int = 0
     seed: int = 0
     test_episodes: int = 20
-    val_episodes: int = 4
-    warm_examples: int = 48
+    warm_examples: int = 64
+    mistakes: float = 0.4
     warm_learning_rate: float = 1e-3
-    max_steps: int = 6
-    tasks_per_step: int = 2
+    max_steps: int = 8
+    tasks_per_step: int = 3
     num_generations: int = 8
-    learning_rate: float = 3e-4
+    temperature: float = 0.8
+    learning_rate: float = 1.5e-4
     beta: float = 0.0
     top_layers: int | None = 15
-    max_rounds: int = 2
+    max_rounds: int = 3
     max_tokens: int = 48
-    threads: int = 16
+    threads: int = 32
 
 
 QUICK = {
@@ -111,7 +118,6 @@ class Demo:
         self.results: dict[str, Any] = {}
         self.steps: list[dict[str, Any]] = []
         self.test = load("test", difficulty="easy", limit=config.test_episodes)
-        self.val = load("val", difficulty="easy", limit=config.val_episodes)
         self.train = generate("train", 400, seed=config.seed + 1)
         self.metric = am.TrajectoryReward()
         self.progress = Progress(
@@ -132,7 +138,8 @@ class Demo:
             student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
-            self._optimizer().compile(student, trainset=self.train, valset=self.val)
+            teacher = Demonstrator(student, mistakes=self.config.mistakes, seed=self.config.seed)
+            self._optimizer().compile(student, trainset=self.train, teacher=teacher)
         self.console.print(self.table())
         gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
         self.console.print(
@@ -162,6 +169,7 @@ class Demo:
             prompts=BootstrapToolDemos(self.metric, seed=c.seed, num_threads=c.threads),
             warm_start=WarmStart(
                 self.metric,
+                threshold=-math.inf,
                 max_examples=c.warm_examples,
                 trainer=TrainerConfig(learning_rate=c.warm_learning_rate, top_layers=c.top_layers, seed=c.seed),
                 seed=c.seed,
@@ -173,6 +181,7 @@ class Demo:
                     num_generations=c.num_generations,
                     tasks_per_step=c.tasks_per_step,
                     max_steps=c.max_steps,
+                    temperature=c.temperature,
                     beta=c.beta,
                     num_threads=c.threads,
                     seed=c.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,11 +23,19 @@ class Demonstrator(dspy.Module):
 
     Args:
         student: the episode whose agent it stands in for.
+        mistakes: share of the decisions that are careless: nothing is stored, changed, cleared away or looked up, or
+            small talk is stored. What follows takes it into account (see `careless_outputs`).
+        seed: of the mistakes, which are the same whenever an example is played.
+
+    Raises:
+        ConfigurationError: an answer that is not text, or `mistakes` outside [0, 1).
     """
 
-    def __init__(self, student: ThreeStageEpisode) -> None:
+    def __init__(self, student: ThreeStageEpisode, *, mistakes: float = 0.0, seed: int = 0) -> None:
         super().__init__()
-        self.student = student
+        if not 0 <= mistakes < 1:
+            raise ConfigurationError(f"mistakes is a share from 0 to below 1, not {mistakes}")
+        self.student, self.mistakes, self.seed = student, mistakes, seed
         outputs = student.agent.signature.output_fields
         typed = [name for name, info in outputs.items() if info.annotation is not str]
         if typed:
@@ -41,7 +50,13 @@ class Demonstrator(dspy.Module):
             DataError: the example lacks `operations`, or one that changes an entry which was never stored.
         """
         episode = copy.deepcopy(self.student)
-        episode.agent.step = Script(gold_outputs(example, self.student), episode.agent.step.signature)
+        outputs = gold_outputs(example, self.student)
+        if self.mistakes:
+            source = random.Random(f"{self.seed} {example.get('id')}")
+            (name,) = self.student.agent.signature.output_fields
+            careless = careless_outputs(example, self.mistakes, source)
+            outputs = ({name if key == "answer" else key: value for key, value in out.items()} for out in careless)
+        episode.agent.step = Script(outputs, episode.agent.step.signature)
         return episode(**example.inputs())
 
 
@@ -103,3 +118,44 @@ def _gold_call(operation: Mapping[str, Any], aliases: dict[str, str], example: d
         return {"name": tool, "args": {"memory_id": alias, "confirmation": True}}
     aliases[operation["content"]] = alias
     return {"name": tool, "args": {"memory_id": alias, "content": operation["content"]}}
+
+
+def careless_outputs(example: dspy.Example, mistakes: float, source: random.Random) -> Iterator[dict[str, Any]]:
+    """Yield the step outputs of an episode in which a share of the decisions is careless.
+
+    What follows a mistake takes it into account: a fact that was never stored is added when it changes, and is not
+    known when asked for.
+    """
+    done, unknown = {"answer": "ok"}, {"answer": "I don't know"}
+    aliases: dict[str, str] = {}
+    added = 0
+    for turn, message in enumerate(example.messages):
+        gold = next((op for op in example.operations if op["turn"] == turn), None)
+        careless = source.random() < mistakes
+        known = aliases.get(gold["old"]) if gold and "old" in gold else None
+        if gold is None:
+            added += careless
+            yield _call("add_memory", content=message) if careless else done
+        elif careless or (gold["tool"] == "delete_memory" and known is None):
+            yield done
+        elif gold["tool"] == "delete_memory":
+            del aliases[gold["old"]]
+            yield _call("delete_memory", memory_id=known, confirmation=True)
+        elif known is not None:
+            aliases[gold["content"]] = aliases.pop(gold["old"])
+            yield _call("update_memory", memory_id=known, content=gold["content"])
+        else:
+            added += 1
+            aliases[gold["content"]] = f"m{added}"
+            yield _call("add_memory", content=gold["content"])
+    for distractor in example.distractors:
+        yield done if source.random() < mistakes else _call("filter_context", criteria=distractor)
+    if source.random() < mistakes:
+        yield unknown
+        return
+    yield _call("retrieve_memory", query=example.question)
+    yield {"answer": example.answer} if all(fact in aliases for fact in example.support) else unknown
+
+
+def _call(tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"name": tool, "args": arguments}]}

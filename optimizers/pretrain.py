@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.optimizers.demonstrator import Script
+from agemem_dspy.optimizers.demonstrator import Script, careless_outputs
 from agemem_dspy.optimizers.rows import Row, batches, pack, shared_prefix
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.compact import CompactAdapter
@@ -115,47 +115,6 @@ def _play(
         steps = episode(**example.inputs()).trajectory.steps
         played.append([_rendered(step, adapter, signature, tools) for step in steps])
     return played
-
-
-def careless_outputs(example: dspy.Example, mistakes: float, source: random.Random) -> Iterator[dict[str, Any]]:
-    """Yield the step outputs of an episode in which a share of the decisions is careless.
-
-    What follows a mistake takes it into account: a fact that was never stored is added when it changes, and is not
-    known when asked for.
-    """
-    done, unknown = {"answer": "ok"}, {"answer": "I don't know"}
-    aliases: dict[str, str] = {}
-    added = 0
-    for turn, message in enumerate(example.messages):
-        gold = next((op for op in example.operations if op["turn"] == turn), None)
-        careless = source.random() < mistakes
-        known = aliases.get(gold["old"]) if gold and "old" in gold else None
-        if gold is None:
-            added += careless
-            yield _call("add_memory", content=message) if careless else done
-        elif careless or (gold["tool"] == "delete_memory" and known is None):
-            yield done
-        elif gold["tool"] == "delete_memory":
-            del aliases[gold["old"]]
-            yield _call("delete_memory", memory_id=known, confirmation=True)
-        elif known is not None:
-            aliases[gold["content"]] = aliases.pop(gold["old"])
-            yield _call("update_memory", memory_id=known, content=gold["content"])
-        else:
-            added += 1
-            aliases[gold["content"]] = f"m{added}"
-            yield _call("add_memory", content=gold["content"])
-    for distractor in example.distractors:
-        yield done if source.random() < mistakes else _call("filter_context", criteria=distractor)
-    if source.random() < mistakes:
-        yield unknown
-        return
-    yield _call("retrieve_memory", query=example.question)
-    yield {"answer": example.answer} if all(fact in aliases for fact in example.support) else unknown
-
-
-def _call(tool: str, **arguments: Any) -> dict[str, Any]:
-    return {"tool_calls": [{"name": tool, "args": arguments}]}
 
 
 def _rendered(

@@ -19,7 +19,7 @@ from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
@@ -85,8 +85,8 @@ class StepwiseGRPO(Teleprompter):
     """Compile a program's decisions into LoRA weights.
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
-    three stages, that trajectory's advantage within its group, and takes one optimizer step. The learning rate falls
-    linearly to a tenth over the run.
+    three stages, that trajectory's advantage within its group, and takes one optimizer step. The learning rate rises
+    for three steps and then falls linearly to a tenth.
 
     Args:
         metric: the reward; the same object that scores prompts.
@@ -165,7 +165,7 @@ class StepwiseGRPO(Teleprompter):
                     beta=config.beta,
                     clip=config.clip,
                     temperature=config.temperature,
-                    rate=1 - 0.9 * step / config.max_steps,
+                    rate=rate_at(step, config.max_steps),
                 )
                 weights = trainer.weights()
                 current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))

@@ -23,7 +23,7 @@ from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
 
-_TRUNK_BATCHES = 4  # most tokens of a trunk, in micro-batches
+_TRUNK_BATCHES = 2  # most tokens of a trunk, in micro-batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class PolicyTrainer:
             if segments:
                 hidden, computed = forward(self._backbone, segments, memory)
                 memory = computed if segments is tree.trunk else memory
-                for part in _predictions(segments, self.config.max_tokens):
+                for part in _predictions(segments, _places(self.config)):
                     result[part.owners] = self._head(hidden[part.places], part, temperature)
         return result
 
@@ -186,7 +186,7 @@ class PolicyTrainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states (N, E) and the loss's gradient there, some positions' logits at a time."""
         states = hidden.detach().requires_grad_()
-        for part in _predictions(segments, self.config.max_tokens):
+        for part in _predictions(segments, _places(self.config)):
             loss(self._head(states[part.places], part, temperature), part.owners).backward()
         return hidden, torch.zeros_like(states) if states.grad is None else states.grad
 
@@ -296,6 +296,12 @@ class PolicyTrainer:
         return norm
 
 
+def rate_at(step: int, steps: int) -> float:
+    """Return what the learning rate is multiplied by: three steps up, since Adam's first ones are its wildest, then
+    linearly down to a tenth."""
+    return min((step + 1) / 3, 1 - 0.9 * step / steps)
+
+
 def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
     """Return the names of all linear layers in the transformer blocks from `first_layer` on."""
     found = []
@@ -304,6 +310,11 @@ def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
         if block and int(block.group(1)) >= first_layer and isinstance(module, torch.nn.Linear):
             found.append(name)
     return found
+
+
+def _places(config: TrainerConfig) -> int:
+    """Return how many positions go through the vocabulary head at once: a logit row is as large as many hidden ones."""
+    return max(1, config.max_tokens // 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.grpo import step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
-from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -117,8 +117,7 @@ class WarmStart(Teleprompter):
         for _ in range(self.epochs):
             order.shuffle(trajectories)
             for i in range(0, len(trajectories), self.batch_size):
-                rate = min((step + 1) / 3, 1 - 0.9 * step / steps)  # three steps up, then down to a tenth
-                loss = trainer.imitate(_weighed(trajectories[i : i + self.batch_size]), rate=rate)
+                loss = trainer.imitate(_weighed(trajectories[i : i + self.batch_size]), rate=rate_at(step, steps))
                 step += 1
                 if self.on_step is not None:
                     seconds = time.perf_counter() - started

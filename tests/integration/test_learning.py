@@ -20,7 +20,8 @@ import pytest
 
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
-from agemem_dspy.optimizers.pretrain import careless_outputs, pretrain_tiny
+from agemem_dspy.optimizers.demonstrator import careless_outputs
+from agemem_dspy.optimizers.pretrain import pretrain_tiny
 from agemem_dspy.optimizers.rollouts import Played, collect_groups, play_all
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO, completions, grpo_samples
 from agemem_dspy.optimizers.trainer import TrainerConfig

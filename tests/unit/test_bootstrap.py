@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import dspy
@@ -64,6 +65,23 @@ def test_the_demonstrator_plays_the_gold_operations_with_a_full_reward() -> None
         "preventive": 1.0,
         "penalty": 0.0,
     }
+
+
+def test_a_careless_demonstrator_is_the_same_each_time_and_scores_less() -> None:
+    own = student()
+    examples = load_dataset("assistant:train", limit=12)
+    perfect = [play(Demonstrator(own), example, REWARD).terms["reward"] for example in examples]
+    careless = Demonstrator(own, mistakes=0.5, seed=3)
+    first = [play(careless, example, REWARD).terms for example in examples]
+    assert first == [play(careless, example, REWARD).terms for example in reversed(examples)][::-1]
+    assert min(perfect) > 0.7 > statistics.fmean(terms["reward"] for terms in first) > 0
+    assert {terms["preventive"] for terms in first} == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("mistakes", [-0.1, 1.0])
+def test_a_share_of_mistakes_is_a_share(mistakes: float) -> None:
+    with pytest.raises(ConfigurationError, match="share"):
+        Demonstrator(student(), mistakes=mistakes)
 
 
 @pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
