@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 import matplotlib.pyplot as plt
@@ -66,7 +66,9 @@ class DemoConfig:
 
     model: str = "smollm2-135m"
     pretrain_steps: int = 0
+    pretrain_mistakes: float = 0.3
     seed: int = 0
+    test_split: Literal["train", "test"] = "test"
     test_episodes: int = 20
     warm_examples: int = 64
     mistakes: float = 0.4
@@ -83,13 +85,17 @@ class DemoConfig:
     threads: int = 32
 
 
-QUICK = {
+# A tiny model knows the words of its training alone, so it is tested on new episodes of the training world.
+QUICK: dict[str, Any] = {
     "model": "tiny",
-    "pretrain_steps": 800,
-    "warm_examples": 48,
-    "max_steps": 15,
-    "beta": 0.02,
-    "learning_rate": 5e-4,
+    "pretrain_steps": 600,
+    "pretrain_mistakes": 0.6,
+    "test_split": "train",
+    "test_episodes": 32,
+    "mistakes": 0.3,
+    "max_steps": 25,
+    "temperature": 1.0,
+    "learning_rate": 2e-3,
     "top_layers": None,
 }
 
@@ -117,7 +123,10 @@ class Demo:
         self.phases: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
         self.steps: list[dict[str, Any]] = []
-        self.test = load("test", difficulty="easy", limit=config.test_episodes)
+        if config.test_split == "test":
+            self.test = load("test", difficulty="easy", limit=config.test_episodes)
+        else:
+            self.test = generate("train", config.test_episodes, seed=config.seed + 1000)
         self.train = generate("train", 400, seed=config.seed + 1)
         self.metric = am.TrajectoryReward()
         self.progress = Progress(
@@ -157,8 +166,15 @@ class Demo:
         if self.config.pretrain_steps:
             model = self.out / "tiny"
             examples = generate("train", 300, seed=self.config.seed + 2)
-            steps = self.config.pretrain_steps
-            pretrain_tiny(model, episode, examples, steps=steps, seed=self.config.seed, on_step=self._on_step)
+            pretrain_tiny(
+                model,
+                episode,
+                examples,
+                steps=self.config.pretrain_steps,
+                mistakes=self.config.pretrain_mistakes,
+                seed=self.config.seed,
+                on_step=self._on_step,
+            )
         episode.set_lm(am.local_lm(model, max_tokens=self.config.max_tokens))
         return episode
 

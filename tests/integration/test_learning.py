@@ -6,7 +6,6 @@ format, but its demonstrator was careless more often than not, so that greedy pl
 
 from __future__ import annotations
 
-import copy
 import random
 import statistics
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.demonstrator import careless_outputs
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
-from agemem_dspy.optimizers.rollouts import Played, collect_groups, play_all
+from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO, completions, grpo_samples
 from agemem_dspy.optimizers.trainer import TrainerConfig
 from agemem_dspy.optimizers.tree import TokenTree
@@ -33,6 +32,7 @@ from agemem_dspy.policy.models import load
 from agemem_dspy.policy.weights import model_sha256
 from agemem_dspy.programs import AgeMemAgent, ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.types import Group
 
 VALUES = {"hotel": ("Ritz", "Savoy"), "seat": ("aisle", "window"), "diet": ("vegan", "halal")}
 CHAT = ("It rains again.", "A dog barks.")
@@ -109,25 +109,27 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     return Learned(base=base, compiled=optimizer.compile(base, trainset=TRAIN[:64]), losses=losses, lines=lines)
 
 
-def mean(played: Sequence[Played], term: str) -> float:
-    return statistics.fmean(one.terms[term] for one in played)
+def drawn(program: ThreeStageEpisode) -> list[Group]:
+    """Play the held-out episodes as GRPO plays: twice each, at temperature 1."""
+    return collect_groups(program, HELD_OUT, METRIC, num_generations=2, temperature=1.0, num_threads=32, entropy=(11,))
+
+
+def mean(groups: Sequence[Group], term: str) -> float:
+    return statistics.fmean(terms[term] for group in groups for terms in group.terms)
 
 
 def test_the_base_is_tiny_and_speaks_the_format(learned: Learned) -> None:
     lm = learned.base.get_lm()
     assert sum(p.numel() for p in lm.engine.model.parameters()) <= 1_000_000
     assert statistics.fmean(learned.losses[-20:]) < 0.2 * learned.losses[0]
-    sampling = copy.deepcopy(learned.base)
-    sampling.set_lm(lm.copy(temperature=1.0))
-    played = play_all(sampling, HELD_OUT, METRIC, num_threads=16)
-    assert statistics.fmean(step.parsed for one in played for step in one.trajectory.steps) > 0.9
+    played = drawn(learned.base)
+    assert statistics.fmean(s.parsed for group in played for t in group.trajectories for s in t.steps) > 0.9
     # What never parses gets -1 for the task and -1 for not answering.
     assert mean(played, "reward") > -0.5
 
 
 def test_grpo_raises_the_reward_on_held_out_episodes(learned: Learned) -> None:
-    before = play_all(learned.base, HELD_OUT, METRIC, num_threads=16)
-    after = play_all(learned.compiled, HELD_OUT, METRIC, num_threads=16)
+    before, after = drawn(learned.base), drawn(learned.compiled)
     assert mean(after, "reward") > mean(before, "reward") + 0.1
     assert mean(after, "preventive") > mean(before, "preventive")
     assert len(learned.lines) == 25
