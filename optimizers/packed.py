@@ -8,10 +8,11 @@ Shapes: N tokens of all segments, n of one, P tokens of its past, E hidden size,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -55,6 +56,29 @@ def forward(backbone: Any, segments: Sequence[Segment], trunk: Memory | None = N
     finally:
         config._attn_implementation = usual
     return output.last_hidden_state[0], plan.computed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Predictions from some distinct `places` of the hidden states; `rows` says for each which of them, (m,)."""
+
+    places: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor
+    owners: torch.Tensor
+
+
+def predictions(segments: Sequence[Segment], max_places: int) -> Iterator[Predictions]:
+    """Yield the predictions made from segments laid end to end, those from `max_places` positions at a time."""
+    starts = np.cumsum([0, *(len(segment.ids) for segment in segments)])
+    at = [np.array(s.offsets, dtype=np.int64) + start for s, start in zip(segments, starts[:-1], strict=True)]
+    targets = np.array([target for segment in segments for target in segment.targets], dtype=np.int64)
+    owners = np.array([owner for segment in segments for owner in segment.owners], dtype=np.int64)
+    places, rows = np.unique(np.concatenate(at), return_inverse=True)  # calls that share a token share its logits
+    for first in range(0, len(places), max_places):
+        here = (rows >= first) & (rows < first + max_places)
+        columns = (places[first : first + max_places], rows[here] - first, targets[here], owners[here])
+        yield Predictions(*(torch.from_numpy(column) for column in columns))
 
 
 def _mask(segment: Segment, groups: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
-from agemem_dspy.optimizers.packed import Memory, forward
+from agemem_dspy.optimizers.packed import Memory, Predictions, forward, predictions
 from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
@@ -133,7 +134,7 @@ class PolicyTrainer:
             if segments:
                 hidden, computed = forward(self._backbone, segments, memory)
                 memory = computed if segments is tree.trunk else memory
-                for part in _predictions(segments, _places(self.config)):
+                for part in predictions(segments, _places(self.config)):
                     result[part.owners] = self._head(hidden[part.places], part, temperature)
         return result
 
@@ -141,7 +142,7 @@ class PolicyTrainer:
     def _backbone(self) -> Any:
         return self.model.base_model.model.model
 
-    def _head(self, hidden: torch.Tensor, part: _Predictions, temperature: float) -> torch.Tensor:
+    def _head(self, hidden: torch.Tensor, part: Predictions, temperature: float) -> torch.Tensor:
         """Return the log-probs (m,) of the predictions from the hidden states (distinct places, E)."""
         logits = self.model.base_model.model.lm_head(hidden).float() / temperature
         logp = torch.log_softmax(logits, dim=-1)
@@ -161,9 +162,7 @@ class PolicyTrainer:
         tree = TokenTree(samples)
         most = self.config.max_tokens
         trunk_hidden, trunk = forward(self._backbone, tree.trunk) if tree.trunk else (None, {})
-        memory = {
-            layer: tuple(t.detach().requires_grad_(t.requires_grad) for t in pair) for layer, pair in trunk.items()
-        }
+        memory = {layer: (_detached(keys), _detached(values)) for layer, (keys, values) in trunk.items()}
         for segments in tree.batches(most):
             hidden, _ = forward(self._backbone, segments, memory)
             states, gradient = self._head_gradient(hidden, segments, loss, temperature)
@@ -186,7 +185,7 @@ class PolicyTrainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states (N, E) and the loss's gradient there, some positions' logits at a time."""
         states = hidden.detach().requires_grad_()
-        for part in _predictions(segments, _places(self.config)):
+        for part in predictions(segments, _places(self.config)):
             loss(self._head(states[part.places], part, temperature), part.owners).backward()
         return hidden, torch.zeros_like(states) if states.grad is None else states.grad
 
@@ -269,10 +268,11 @@ class PolicyTrainer:
         old = np.concatenate([sample.logprobs for sample in samples])
         advantages = np.repeat([sample.advantage for sample in samples], lengths)
         weights = np.repeat([sample.weight for sample in samples], lengths)
-        old, advantages, weights = (
-            torch.from_numpy(c).float().to(self.model.device) for c in (old, advantages, weights)
-        )
-        return old, advantages, weights
+
+        def column(values: NDArray[np.float64]) -> torch.Tensor:
+            return torch.from_numpy(values).float().to(self.model.device)
+
+        return column(old), column(advantages), column(weights)
 
     def _reference_logprobs(self, samples: Sequence[Sample], temperature: float) -> torch.Tensor:
         if not self._has_reference:
@@ -296,6 +296,11 @@ class PolicyTrainer:
         return norm
 
 
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy that gathers its own gradient, if the tensor has one."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
 def rate_at(step: int, steps: int) -> float:
     """Return what the learning rate is multiplied by: three steps up, since Adam's first ones are its wildest, then
     linearly down to a tenth."""
@@ -315,26 +320,3 @@ def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
 def _places(config: TrainerConfig) -> int:
     """Return how many positions go through the vocabulary head at once: a logit row is as large as many hidden ones."""
     return max(1, config.max_tokens // 2)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Predictions:
-    """Predictions from some distinct `places` of the hidden states; `rows` says for each which of them, (m,)."""
-
-    places: torch.Tensor
-    rows: torch.Tensor
-    targets: torch.Tensor
-    owners: torch.Tensor
-
-
-def _predictions(segments: Sequence[Segment], max_places: int) -> Iterator[_Predictions]:
-    """Yield the predictions made from segments laid end to end, those from `max_places` positions at a time."""
-    starts = np.cumsum([0, *(len(segment.ids) for segment in segments)])
-    at = [np.array(s.offsets, dtype=np.int64) + start for s, start in zip(segments, starts[:-1], strict=True)]
-    targets = np.array([target for segment in segments for target in segment.targets], dtype=np.int64)
-    owners = np.array([owner for segment in segments for owner in segment.owners], dtype=np.int64)
-    places, rows = np.unique(np.concatenate(at), return_inverse=True)  # calls that share a token share its logits
-    for first in range(0, len(places), max_places):
-        here = (rows >= first) & (rows < first + max_places)
-        columns = (places[first : first + max_places], rows[here] - first, targets[here], owners[here])
-        yield _Predictions(*(torch.from_numpy(column) for column in columns))
