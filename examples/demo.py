@@ -1,7 +1,7 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
-    python examples/demo.py                SmolLM2-135M; 28 minutes on one busy core
-    python examples/demo.py --quick        a tiny model trained on the spot; some minutes
+    python examples/demo.py                SmolLM2-135M; 16 minutes on two cores
+    python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
 
 Every phase is scored by greedy play on the same held-out episodes. The run directory holds config.json,
 results.json, metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two plots.
