@@ -22,7 +22,7 @@ import agemem_dspy as am
 from agemem_dspy.data.assistant import generate
 from agemem_dspy.optimizers import TrainerConfig
 from agemem_dspy.optimizers.local import local_policy
-from agemem_dspy.optimizers.rollouts import collect_groups
+from agemem_dspy.optimizers.rollouts import collect_groups, play_all
 from agemem_dspy.optimizers.stepwise_grpo import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.policy.engine import PolicyEngine
@@ -68,6 +68,7 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
     table = Table(title=f"rollouts: {tasks} tasks x {generations}, {torch.get_num_threads()} threads")
     for column in ("", "seconds", "speed", "passes", "prompt tokens computed", "sampled", "of these drafted"):
         table.add_column(column, justify="right" if column else "left")
+    play_all(episode, examples[:1], am.TrajectoryReward(), num_threads=1)  # what is loaded at first use is loaded now
     groups: list[Group] = []
     first = 0.0
     for name, options in SAMPLERS.items():
