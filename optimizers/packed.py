@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from agemem_dspy.optimizers.tree import Segment
-from agemem_dspy.policy.ragged import refuse_odd_attention
+from agemem_dspy.policy.ragged import attend_grouped, causal_mask, refuse_odd_attention
 
 _NAME = "agemem_packed"
 Memory = dict[int, tuple[torch.Tensor, torch.Tensor]]  # layer -> keys and values (H, tokens, D)
@@ -47,7 +46,7 @@ def forward(backbone: Any, segments: Sequence[Segment], trunk: Memory | None = N
     groups = config.num_attention_heads // config.num_key_value_heads
     ids = torch.cat([torch.from_numpy(segment.ids) for segment in segments])[None].to(device)
     positions = torch.cat([torch.arange(s.start, s.start + len(s.ids)) for s in segments])[None].to(device)
-    masks = [_mask(segment, groups, backbone.dtype, device) for segment in segments]
+    masks = [causal_mask(len(s.ids), s.start, groups, backbone) for s in segments]
     plan = _Plan(segments, masks, trunk)
     usual = config._attn_implementation
     config._attn_implementation = _NAME
@@ -81,13 +80,6 @@ def predictions(segments: Sequence[Segment], max_places: int) -> Iterator[Predic
         yield Predictions(*(torch.from_numpy(column) for column in columns))
 
 
-def _mask(segment: Segment, groups: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return what is added to the scores of each group's tokens, (1, 1, groups * n, P + n)."""
-    n = len(segment.ids)
-    unseen = torch.full((n, segment.start + n), -torch.inf, dtype=dtype, device=device).triu(segment.start + 1)
-    return unseen.repeat(groups, 1)[None, None]
-
-
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -102,7 +94,6 @@ def _attention(
     """Attend per segment; query (1, heads, N, D), key and value (1, H, N, D); return (1, N, heads, D)."""
     refuse_odd_attention(options, max(segment.start + len(segment.ids) for segment in packed.segments))
     layer: Any = module.layer_idx
-    heads, groups = key.shape[1], query.shape[1] // key.shape[1]
     packed.computed[layer] = key[0], value[0]
     past_keys, past_values = (packed.trunk or packed.computed)[layer]
     outputs, at = [], 0
@@ -110,9 +101,7 @@ def _attention(
         own = slice(at, at + len(segment.ids))
         keys = torch.cat([*(past_keys[:, a:b] for a, b in segment.past), key[0, :, own]], dim=1)
         values = torch.cat([*(past_values[:, a:b] for a, b in segment.past), value[0, :, own]], dim=1)
-        queries = query[0, :, own].reshape(heads, groups * len(segment.ids), -1)
-        seen = scaled_dot_product_attention(queries[None], keys[None], values[None], attn_mask=mask, scale=scaling)
-        outputs.append(seen.view(query.shape[1], len(segment.ids), -1))
+        outputs.append(attend_grouped(query[0, :, own], keys, values, mask, scaling))
         at = own.stop
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 

@@ -134,7 +134,7 @@ class PolicyTrainer:
             if segments:
                 hidden, computed = forward(self._backbone, segments, memory)
                 memory = computed if segments is tree.trunk else memory
-                for part in predictions(segments, _places(self.config)):
+                for part in predictions(segments, self.config.max_tokens // 2 + 1):
                     result[part.owners] = self._head(hidden[part.places], part, temperature)
         return result
 
@@ -160,10 +160,9 @@ class PolicyTrainer:
             loss: of log-probs (m,), given which of all completion tokens they are (m,).
         """
         tree = TokenTree(samples)
-        most = self.config.max_tokens
         trunk_hidden, trunk = forward(self._backbone, tree.trunk) if tree.trunk else (None, {})
         memory = {layer: (_detached(keys), _detached(values)) for layer, (keys, values) in trunk.items()}
-        for segments in tree.batches(most):
+        for segments in tree.batches(self.config.max_tokens):
             hidden, _ = forward(self._backbone, segments, memory)
             states, gradient = self._head_gradient(hidden, segments, loss, temperature)
             torch.autograd.backward([states], [gradient])
@@ -185,7 +184,7 @@ class PolicyTrainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states (N, E) and the loss's gradient there, some positions' logits at a time."""
         states = hidden.detach().requires_grad_()
-        for part in predictions(segments, _places(self.config)):
+        for part in predictions(segments, self.config.max_tokens // 2 + 1):
             loss(self._head(states[part.places], part, temperature), part.owners).backward()
         return hidden, torch.zeros_like(states) if states.grad is None else states.grad
 
@@ -315,8 +314,3 @@ def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
         if block and int(block.group(1)) >= first_layer and isinstance(module, torch.nn.Linear):
             found.append(name)
     return found
-
-
-def _places(config: TrainerConfig) -> int:
-    """Return how many positions go through the vocabulary head at once: a logit row is as large as many hidden ones."""
-    return max(1, config.max_tokens // 2)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from agemem_dspy.policy.generation import TokenIds, common_prefix
 from agemem_dspy.types import Completion
-
-TokenIds = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,13 +131,6 @@ class TokenTree:
                 child.start = segment.start + len(segment.ids)
                 child.past = (*segment.past, own)
                 waiting.append(child)
-
-
-def common_prefix(a: TokenIds, b: TokenIds) -> int:
-    """Return how many leading tokens two sequences share."""
-    n = min(len(a), len(b))
-    differs = np.flatnonzero(a[:n] != b[:n])
-    return int(differs[0]) if len(differs) else n
 
 
 def _insert(root: Segment, ids: TokenIds) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
+from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.types import Memory, Stage, Step, StopReason, ToolEvent, Trajectory
 
 ADD, UPDATE, DELETE = "add_memory", "update_memory", "delete_memory"
@@ -191,3 +192,14 @@ class LetterEmbedder:
         rows = [[text.lower().count(chr(97 + letter)) + 1e-9 for letter in range(26)] for text in texts]
         matrix = np.asarray(rows, dtype=np.float32)
         return np.asarray(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), dtype=np.float32)
+
+
+def make_sample(prompt: Sequence[int], completion: Sequence[int]) -> Sample:
+    """Return an LM call of weight and advantage 1."""
+    return Sample(
+        prompt_ids=np.array(prompt, dtype=np.int64),
+        completion_ids=np.array(completion, dtype=np.int64),
+        logprobs=np.zeros(len(completion)),
+        advantage=1.0,
+        weight=1.0,
+    )

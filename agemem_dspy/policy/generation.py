@@ -65,7 +65,7 @@ class PrefixPool:
         """Return the longest known prefix of `ids`: its length and the (L, 2, H, T, D) tensor holding it."""
         best, found, key_found = 0, None, b""
         for key, (known, tensor) in self._entries.items():
-            length = _common(known, ids)
+            length = common_prefix(known, ids)
             if length > best:
                 best, found, key_found = length, tensor, key
         if key_found:
@@ -85,7 +85,7 @@ class PrefixPool:
             self._bytes -= dropped.nbytes
 
 
-def _common(a: TokenIds, b: TokenIds) -> int:
+def common_prefix(a: TokenIds, b: TokenIds) -> int:
     """Return how many leading tokens two sequences share."""
     n = min(len(a), len(b))
     differs = np.flatnonzero(a[:n] != b[:n])
@@ -215,7 +215,7 @@ class Batch:
         for one in self._joined if self.pool is not None else ():
             ids = one.row.prompt_ids[:-1]
             shared, leader = max(
-                ((_common(ids, other.row.prompt_ids), other) for other in leaders),
+                ((common_prefix(ids, other.row.prompt_ids), other) for other in leaders),
                 key=lambda found: found[0],
                 default=(0, None),
             )

@@ -52,7 +52,7 @@ def forward(model: PreTrainedModel, spans: Sequence[Span], wanted: Sequence[int]
     ids = torch.tensor([[token for span in spans for token in span.ids]], device=device)
     positions = torch.cat([torch.arange(span.start, span.start + len(span.ids)) for span in spans])[None].to(device)
     groups = model.config.num_attention_heads // model.config.num_key_value_heads
-    masks = [_mask(span, groups, model) for span in spans]
+    masks = [None if len(s.ids) == 1 else causal_mask(len(s.ids), s.start, groups, model) for s in spans]
     usual = model.config._attn_implementation
     model.config._attn_implementation = _NAME
     try:
@@ -69,13 +69,19 @@ def forward(model: PreTrainedModel, spans: Sequence[Span], wanted: Sequence[int]
     return logits
 
 
-def _mask(span: Span, groups: int, model: PreTrainedModel) -> torch.Tensor | None:
-    """Return what is added to the scores of each group's new tokens (1, 1, groups * n, T); None where all is seen."""
-    n, end = len(span.ids), span.start + len(span.ids)
-    if n == 1:
-        return None
-    unseen = torch.full((n, end), -torch.inf, dtype=model.dtype, device=model.device).triu(span.start + 1)
+def causal_mask(n: int, start: int, groups: int, model: Any) -> torch.Tensor:
+    """Return what is added to the scores of each group's n new tokens after `start` others, (1, 1, groups * n, T)."""
+    unseen = torch.full((n, start + n), -torch.inf, dtype=model.dtype, device=model.device).triu(start + 1)
     return unseen.repeat(groups, 1)[None, None]
+
+
+def attend_grouped(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Return what the queries (heads, n, D) of one sequence see in its keys and values (H, T, D); as the queries."""
+    own = query.reshape(1, keys.shape[0], -1, query.shape[-1])
+    seen = scaled_dot_product_attention(own, keys[None], values[None], attn_mask=mask, scale=scaling)
+    return seen.view(query.shape)
 
 
 def _attention(
@@ -92,7 +98,6 @@ def _attention(
     """Attend per span; query (1, heads, N, D), key and value (1, H, N, D); return (1, N, heads, D)."""
     refuse_odd_attention(options, max(span.start + len(span.ids) for span, _ in ragged))
     layer: Any = module.layer_idx
-    groups = query.shape[1] // key.shape[1]
     outputs, at = [], 0
     for span, mask in ragged:
         n = len(span.ids)
@@ -100,15 +105,7 @@ def _attention(
         keys[:, span.start : span.start + n] = key[0, :, at : at + n]
         values[:, span.start : span.start + n] = value[0, :, at : at + n]
         end = span.start + n
-        own = query[0, :, at : at + n].reshape(key.shape[1], groups * n, -1)
-        seen = scaled_dot_product_attention(
-            own[None],
-            keys[None, :, :end],
-            values[None, :, :end],
-            attn_mask=mask,
-            scale=scaling,
-        )
-        outputs.append(seen.view(query.shape[1], n, -1))
+        outputs.append(attend_grouped(query[0, :, at : at + n], keys[:, :end], values[:, :end], mask, scaling))
         at += n
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trajectories import make_sample as sample
 
 from agemem_dspy.optimizers.rows import Row, batches, pack, shared_prefix
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.types import Completion
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=4)
-
-
-def sample(prompt: Sequence[int], completion: Sequence[int]) -> Sample:
-    return Sample(
-        prompt_ids=np.array(prompt, dtype=np.int64),
-        completion_ids=np.array(completion, dtype=np.int64),
-        logprobs=np.zeros(len(completion)),
-        advantage=1.0,
-        weight=1.0,
-    )
 
 
 @st.composite
