@@ -26,16 +26,20 @@ class Demonstrator(dspy.Module):
         mistakes: share of the decisions that are careless: nothing is stored, changed, cleared away or looked up, or
             small talk is stored. What follows takes it into account (see `careless_outputs`).
         seed: of the mistakes, which are the same whenever an example is played.
+        verbatim: entries repeat the message that states them in place of the gold content; a small model learns to
+            copy sooner than to reword.
 
     Raises:
         ConfigurationError: an answer that is not text, or `mistakes` outside [0, 1).
     """
 
-    def __init__(self, student: ThreeStageEpisode, *, mistakes: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, student: ThreeStageEpisode, *, mistakes: float = 0.0, seed: int = 0, verbatim: bool = False
+    ) -> None:
         super().__init__()
         if not 0 <= mistakes < 1:
             raise ConfigurationError(f"mistakes is a share from 0 to below 1, not {mistakes}")
-        self.student, self.mistakes, self.seed = student, mistakes, seed
+        self.student, self.mistakes, self.seed, self.verbatim = student, mistakes, seed, verbatim
         outputs = student.agent.signature.output_fields
         typed = [name for name, info in outputs.items() if info.annotation is not str]
         if typed:
@@ -50,6 +54,8 @@ class Demonstrator(dspy.Module):
             DataError: the example lacks `operations`, or one that changes an entry which was never stored.
         """
         episode = copy.deepcopy(self.student)
+        if self.verbatim:
+            example = _in_its_own_words(example)
         outputs = gold_outputs(example, self.student)
         if self.mistakes:
             source = random.Random(f"{self.seed} {example.get('id')}")
@@ -58,6 +64,23 @@ class Demonstrator(dspy.Module):
             outputs = ({name if key == "answer" else key: value for key, value in out.items()} for out in careless)
         episode.agent.step = Script(outputs, episode.agent.step.signature)
         return episode(**example.inputs())
+
+
+def _in_its_own_words(example: dspy.Example) -> dspy.Example:
+    """Return the example with the contents of its gold operations replaced by the messages that state them."""
+    if "operations" not in example:
+        return example
+    said: dict[str, str] = {}
+    operations = []
+    for operation in example.operations:
+        changed = dict(operation)
+        if "old" in changed:
+            changed["old"] = said.get(changed["old"], changed["old"])
+        if changed.get("content"):
+            changed["content"] = said[operation["content"]] = example.messages[operation["turn"]]
+        operations.append(changed)
+    support = [said.get(fact, fact) for fact in example.get("support") or ()]
+    return example.copy(operations=operations, support=support)
 
 
 def chosen_teacher(teacher: Any, student: ThreeStageEpisode) -> dspy.Module:

@@ -1,8 +1,10 @@
 """Step-wise GRPO as pure functions (AgeMem, section 5).
 
 Letters: G trajectories of a group, N tokens of an update, S steps (LM calls).
-Deviations: 1. clipping (0.2) is on by default, `clip=None` is Eq. 6 as printed; 2. the mean over steps is a
-mean over tokens within each step first ("call"); "token" and "trajectory" weigh otherwise.
+Deviations: 1. clipping (0.2) is on by default, `clip=None` is Eq. 6 as printed; 2. Eq. 6 has one ratio a step, that of
+its whole action, whose gradient is the sum over the step's tokens. Here every token has a ratio of its own and, by
+default, the same weight, which has that gradient up to a constant. A mean within each step first ("call") gives the
+tokens of a short action more weight than those of a long one: it then pays to answer where a tool call was better.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
 
-Scale = Literal["call", "token", "trajectory"]
+Scale = Literal["token", "call", "trajectory"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
@@ -46,21 +48,22 @@ def step_weights(lengths: Sequence[Sequence[int]], scale: Scale) -> list[list[fl
 
     Args:
         lengths: for each trajectory, the completion length of each of its steps.
-        scale: "call" gives every step the same total, "token" every token, "trajectory" every trajectory.
+        scale: "token" gives every token the same weight, "call" every step the same total, "trajectory" every
+            trajectory. Only "token" has the policy gradient of the reward where actions differ in length.
 
     Raises:
         ConfigurationError: an unknown scale.
     """
     flat = [n for steps in lengths for n in steps]
     match scale:
-        case "call":
-            return [[1.0 / (len(flat) * n) for n in steps] for steps in lengths]
         case "token":
             return [[1.0 / sum(flat) for _ in steps] for steps in lengths]
+        case "call":
+            return [[1.0 / (len(flat) * n) for n in steps] for steps in lengths]
         case "trajectory":
             played = sum(1 for steps in lengths if steps)
             return [[1.0 / (played * sum(steps)) for _ in steps] for steps in lengths]
-    raise ConfigurationError(f"scale must be 'call', 'token' or 'trajectory', not {scale!r}")
+    raise ConfigurationError(f"scale must be 'token', 'call' or 'trajectory', not {scale!r}")
 
 
 @dataclass(frozen=True, slots=True)

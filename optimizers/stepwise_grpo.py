@@ -39,7 +39,7 @@ class GRPOConfig:
         clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
         eps: added to the standard deviation of a group's rewards, in units of reward. With almost none, a group whose
             rewards differ by a few context tokens would count as much as one that differs by an answer.
-        scale: what weighs equally in the mean: a "call", a "token" or a "trajectory".
+        scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
             the first third of the steps, then 1 and 2, then all.
         num_threads: episodes played at once; also the largest batch the engine sees.
@@ -53,7 +53,7 @@ class GRPOConfig:
     beta: float = 0.1
     clip: float | None = 0.2
     eps: float = 0.05
-    scale: Scale = "call"
+    scale: Scale = "token"
     curriculum: Literal["joint", "progressive"] = "joint"
     num_threads: int = 32
     seed: int = 0

@@ -127,8 +127,11 @@ class WarmStart(Teleprompter):
 
 
 def _weighed(batch: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
-    """Give every step the same weight, so that a short decision counts as much as a long copy."""
-    weights = step_weights([[len(sample.completion_ids) for sample in samples] for samples in batch], "call")
+    """Give every token the same weight: the likelihood, whose optimum chooses as often as the teacher does.
+
+    A mean within each step would count the first token of a short answer several times that of a long tool call.
+    """
+    weights = step_weights([[len(sample.completion_ids) for sample in samples] for samples in batch], "token")
     return [
         [replace(sample, weight=weight) for sample, weight in zip(samples, own, strict=True)]
         for samples, own in zip(batch, weights, strict=True)

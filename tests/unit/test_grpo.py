@@ -89,6 +89,26 @@ def test_what_weighs_equally(scale: Scale, expected: list[list[float]]) -> None:
     assert [pytest.approx(own) for own in expected] == weights
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.1, 0.9), st.floats(-1, 1), st.floats(-1, 1))
+def test_a_choice_between_actions_of_any_length_has_the_policy_gradient(
+    short: int, long: int, p: float, reward_a: float, reward_b: float
+) -> None:
+    """Two actions that part at their first token, its rest certain, each played as often as the policy plays it."""
+    logits = torch.tensor([math.log(p), math.log(1 - p)], dtype=torch.float64, requires_grad=True)
+    mean = p * reward_a + (1 - p) * reward_b
+    (weights,) = step_weights([[short, long]], "token")
+    logp = torch.log_softmax(logits, dim=0)
+    played = torch.tensor([p, 1 - p], dtype=torch.float64)
+    advantages = torch.tensor([reward_a - mean, reward_b - mean], dtype=torch.float64)
+    parts = stepwise_grpo_loss(logp, logp.detach(), advantages, played * torch.tensor(weights, dtype=torch.float64))
+    parts.loss.backward()  # type: ignore[no-untyped-call]
+    gradient = logits.grad
+    assert gradient is not None
+    uphill = p * (1 - p) * (reward_a - reward_b)  # d E[r] / d logit of the first action
+    assert (-gradient * (short + long)).tolist() == pytest.approx([uphill, -uphill], abs=1e-9)
+
+
 def test_an_unknown_scale_is_refused() -> None:
     unknown: Any = "step"
     with pytest.raises(ConfigurationError, match="not 'step'"):
