@@ -13,7 +13,8 @@ Deviations from the paper:
    the agent never stored anything: there was nothing to keep.
 4. Relevance counts only what the policy itself retrieved in stage 3. When the question needs no
    fact ("I don't know"), having looked is enough.
-5. The round-limit penalty needs a missing answer: an answer in the last round is an answer.
+5. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
+   early, after replies that could not be read, costs the same.
 """
 
 from __future__ import annotations
@@ -149,8 +150,9 @@ def relevance(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
 
 
 def penalty(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return P in [-1.5, 0]: -1 for the round limit without an answer, -0.5 for T_used > T_max."""
-    unanswered = trajectory.answer is None and trajectory.stop_reason is StopReason.ROUND_LIMIT
+    """Return P in [-1.5, 0]: -1 for a question given up without an answer, -0.5 for T_used > T_max."""
+    gave_up = trajectory.stop_reason in (StopReason.ROUND_LIMIT, StopReason.UNREADABLE)
+    unanswered = trajectory.answer is None and gave_up
     overflown = trajectory.context_tokens > trajectory.max_context_tokens
     return 0.0 - 1.0 * unanswered - 0.5 * overflown
 

@@ -30,6 +30,7 @@ class StopReason(enum.StrEnum):
 
     ANSWERED = "answered"
     ROUND_LIMIT = "round_limit"
+    UNREADABLE = "unreadable"
     CONTEXT_OVERFLOW = "context_overflow"
 
 

@@ -34,6 +34,7 @@ SHIPPED: dict[Split, dict[Difficulty, int]] = {
     "test": {"easy": 54, "medium": 22, "hard": 14},
 }
 _FOLDER = Path(__file__).parent
+_DRAWS = 100
 _DISTRACTORS: dict[Difficulty, int] = {"easy": 2, "medium": 3, "hard": 5}
 
 
@@ -152,10 +153,11 @@ def _shuffled(rng: random.Random, plan: list[str]) -> list[str]:
 def _play(history: History, plan: list[str], *, keep: int) -> None:
     """Carry out the acts of a plan; `keep` facts at least are never forgotten."""
     for act in plan:
-        # An attribute drawn may be told already or out of values: the next draw is another one.
-        done = False
+        # An attribute drawn may be told already or out of values: the next draw is another one. When every fact is
+        # out of values nothing can change, and something new is told instead.
+        done = any(_carry_out(history, act, keep) for _ in range(_DRAWS))
         while not done:
-            done = _carry_out(history, act, keep)
+            done = history.state()
 
 
 def _carry_out(history: History, act: str, keep: int) -> bool:

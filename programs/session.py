@@ -71,8 +71,8 @@ class Session:
     def turn(self, stage: Stage, turn: int, text: str, *, recall: bool = False, must_answer: bool = False) -> Play:
         """Play one message: show it, then let the agent act until the turn ends.
 
-        A turn that needs no answer also ends after calls that all succeeded and left nothing to read;
-        with `must_answer` only an answer or the round limit ends it.
+        A turn that needs no answer also ends after calls that all succeeded and left nothing to read. Two
+        unreadable replies in a row end any turn: who was told the format and missed it again will miss it for good.
         """
         kit = self.toolkit
         kit.stage, kit.turn, kit.round = stage, turn, 0
@@ -84,9 +84,15 @@ class Session:
             if event.contents:
                 self.context.append(Message(role="tool", content=event.observation, kind="retrieved"))
         self.stop_reason, self.answer = StopReason.ROUND_LIMIT, None
+        missed = 0
         for kit.round in range(1, self.max_rounds + 1):
             finished = yield from self._step(must_answer)
             if finished:
+                return
+            reply = next(step for step in reversed(self.steps) if step.kind == "act")
+            missed = missed + 1 if reply.error else 0
+            if missed == 2:
+                self.stop_reason = StopReason.UNREADABLE
                 return
 
     def _step(self, must_answer: bool) -> Play:

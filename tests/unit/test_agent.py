@@ -152,20 +152,30 @@ def test_an_answer_in_the_last_round_is_an_answer() -> None:
 
 
 def test_a_reply_that_cannot_be_read_is_shown_with_what_was_wrong() -> None:
-    lm = scripted_lm(["I will store that.", "<tool_call>[{]</tool_call>", "<answer></answer>", answer("ok")])
+    lm = scripted_lm(["I will store that.", "<answer></answer>", "<tool_call>[{]</tool_call>", answer("ok")])
     prediction = ask(make(), lm, question="?")
     assert prediction.answer == "ok"
     first, second, third, last = prediction.trajectory.steps
     assert [step.parsed for step in (first, second, third, last)] == [False, False, False, True]
     assert first.error == "no <tool_call> or <answer> tag"
     assert (first.events[0].tool, first.events[0].ok) == ("", False)
-    assert [message["content"] for message in last.context][1:5] == [
+    assert second.events[0].error == "the reply held neither a tool call nor an answer"
+    assert [message["content"] for message in last.context][1:] == [
         "I will store that.",
         "error: no <tool_call> or <answer> tag",
+        "<answer></answer>",
+        f"error: {second.events[0].error}",
         "<tool_call>[{]</tool_call>",
-        f"error: {second.error}",
+        f"error: {third.error}",
     ]
-    assert third.events[0].error == "the reply held neither a tool call nor an answer"
+
+
+def test_two_unreadable_replies_in_a_row_end_the_turn() -> None:
+    script = ["I will store that.", call("add_memory", content="x"), "I will.", "I really will.", answer("too late")]
+    prediction = ask(make(), script, question="?")
+    assert prediction.answer is None
+    assert prediction.trajectory.stop_reason is StopReason.UNREADABLE
+    assert [step.parsed for step in prediction.trajectory.steps] == [False, True, False, False]
 
 
 def test_a_parsers_notes_are_on_the_event() -> None:

@@ -61,10 +61,11 @@ def test_an_honest_trajectory_earns_everything_but_its_tokens() -> None:
     assert set(found.values()) == {1.0}
 
 
-@pytest.mark.parametrize("stop", [StopReason.ROUND_LIMIT, StopReason.CONTEXT_OVERFLOW, StopReason.ANSWERED])
-def test_only_the_round_limit_without_an_answer_is_penalised(stop: StopReason) -> None:
+@pytest.mark.parametrize("stop", StopReason)
+def test_only_giving_up_without_an_answer_is_penalised(stop: StopReason) -> None:
+    gave_up = stop in (StopReason.ROUND_LIMIT, StopReason.UNREADABLE)
     assert terms(answer="Lisbon", stop=stop)["penalty"] == 0.0
-    assert terms(answer=None, stop=stop)["penalty"] == (-1.0 if stop is StopReason.ROUND_LIMIT else 0.0)
+    assert terms(answer=None, stop=stop)["penalty"] == (-1.0 if gave_up else 0.0)
 
 
 def test_compression_never_leaves_its_range_and_needs_a_limit() -> None:
