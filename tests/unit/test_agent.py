@@ -163,7 +163,7 @@ def test_a_reply_that_cannot_be_read_is_shown_with_what_was_wrong() -> None:
     assert [message["content"] for message in last.context][1:] == [
         "I will store that.",
         "error: no <tool_call> or <answer> tag",
-        "<answer></answer>",
+        "(nothing)",
         f"error: {second.events[0].error}",
         "<tool_call>[{]</tool_call>",
         f"error: {third.error}",
