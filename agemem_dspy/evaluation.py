@@ -23,6 +23,7 @@ import dspy
 
 from agemem_dspy.errors import ConfigurationError, DataError, RunError
 from agemem_dspy.journal import Journal
+from agemem_dspy.policy.recorder import sampling_seed
 from agemem_dspy.results import EvaluationResult, Interval
 from agemem_dspy.rewards import TrajectoryReward, trajectory_of
 from agemem_dspy.types import Trajectory
@@ -50,6 +51,7 @@ def evaluate(
     played; a row of the same program, LM, metric and example is not played again. `progress` is
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
     the `answer` score alone where the program returns no trajectory; any other metric `reward`.
+    A local policy that samples draws the same random numbers for an example in every evaluation.
 
     Raises:
         ConfigurationError: `num_threads` is below 1.
@@ -68,7 +70,8 @@ def evaluate(
 
     def play(key: str) -> dict[str, Any]:
         try:
-            row = _play(program, examples[key], metric)
+            with sampling_seed(int(_digest(key), 16)):
+                row = _play(program, examples[key], metric)
         except Exception as error:
             raise RunError(
                 f"evaluation {name!r} stopped at question {key!r}: {type(error).__name__}: {error}{kept}"

@@ -3,8 +3,9 @@
     python examples/demo.py                SmolLM2-135M; 16 minutes on two cores
     python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
 
-Every phase is scored by greedy play on the same held-out episodes. The run directory holds config.json,
-results.json, metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two plots.
+Every phase is scored on the same held-out episodes, played at the temperature that GRPO samples at. The run
+directory holds config.json, results.json, metrics.jsonl, one JSONL file of episodes a phase, the compiled
+programs and two plots.
 """
 
 from __future__ import annotations
@@ -71,17 +72,17 @@ class DemoConfig:
     test_split: Literal["train", "test"] = "test"
     test_episodes: int = 20
     warm_examples: int = 64
-    mistakes: float = 0.4
+    mistakes: float = 0.3
     warm_learning_rate: float = 1e-3
-    max_steps: int = 8
+    max_steps: int = 6
     tasks_per_step: int = 3
     num_generations: int = 8
-    temperature: float = 0.8
-    learning_rate: float = 1.5e-4
+    temperature: float = 1.0
+    learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
-    max_rounds: int = 3
-    max_tokens: int = 48
+    max_rounds: int = 4
+    max_tokens: int = 64
     threads: int = 32
 
 
@@ -147,7 +148,7 @@ class Demo:
             student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
-            teacher = Demonstrator(student, mistakes=self.config.mistakes, seed=self.config.seed)
+            teacher = Demonstrator(student, mistakes=self.config.mistakes, seed=self.config.seed, verbatim=True)
             self._optimizer().compile(student, trainset=self.train, teacher=teacher)
         self.console.print(self.table())
         gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
@@ -175,7 +176,8 @@ class Demo:
                 seed=self.config.seed,
                 on_step=self._on_step,
             )
-        episode.set_lm(am.local_lm(model, max_tokens=self.config.max_tokens))
+        lm = am.local_lm(model, max_tokens=self.config.max_tokens, temperature=self.config.temperature)
+        episode.set_lm(lm)
         return episode
 
     def _optimizer(self) -> AgeMemOptimizer:
