@@ -35,7 +35,7 @@ SHIPPED: dict[Split, dict[Difficulty, int]] = {
 }
 _FOLDER = Path(__file__).parent
 _DRAWS = 100
-_DISTRACTORS: dict[Difficulty, int] = {"easy": 2, "medium": 3, "hard": 5}
+_DISTRACTORS: dict[Difficulty, int] = {"easy": 1, "medium": 3, "hard": 5}
 
 
 def generate(split: Split, n: int, *, seed: int = 0, difficulty: Difficulty = "easy") -> list[dspy.Example]:
@@ -105,13 +105,13 @@ def _make(split: Split, difficulty: Difficulty, seed: int, index: int) -> dspy.E
 
 def _easy(rng: random.Random, split: Split) -> tuple[History, Question]:
     plan = rng.choices(
-        ("add add", "add add add", "add change", "add add change", "add chat add", "chat add", "add add forget"),
-        weights=(25, 15, 15, 12, 15, 5, 13),
+        ("add", "add add", "add change", "chat add", "add add change", "add add forget"),
+        weights=(20, 25, 20, 15, 10, 10),
     )[0].split()
     history = History.begin(rng, split)
     _play(history, plan, keep=1)
-    # 0.13 * 0.6 + 0.87 * 0.08 = 15 % of the questions have no answer in memory.
-    unknown = rng.random() < (0.6 if "forget" in plan else 0.08)
+    # 0.1 * 0.6 + 0.9 * 0.1 = 15 % of the questions have no answer in memory.
+    unknown = rng.random() < (0.6 if "forget" in plan else 0.1)
     return history, history.unknown_question() if unknown else history.single_question()
 
 

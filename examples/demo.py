@@ -70,18 +70,18 @@ class DemoConfig:
     pretrain_mistakes: float = 0.3
     seed: int = 0
     test_split: Literal["train", "test"] = "test"
-    test_episodes: int = 20
+    test_episodes: int = 24
     warm_examples: int = 64
-    mistakes: float = 0.3
+    mistakes: float = 0.0
     warm_learning_rate: float = 1e-3
-    max_steps: int = 6
+    max_steps: int = 8
     tasks_per_step: int = 3
     num_generations: int = 8
     temperature: float = 1.0
     learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
-    max_rounds: int = 4
+    max_rounds: int = 3
     max_tokens: int = 64
     threads: int = 32
 

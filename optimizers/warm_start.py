@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import random
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,6 @@ from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
-from agemem_dspy.optimizers.grpo import step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
@@ -28,7 +29,7 @@ from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.signatures import Transcript
-from agemem_dspy.types import Step
+from agemem_dspy.types import Stage, Step
 
 
 class WarmStart(Teleprompter):
@@ -102,7 +103,7 @@ class WarmStart(Teleprompter):
         if not self.keep_demos:
             compiled.agent.step.demos = []
         trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
-        self._train(trainer, [_samples(p, compiled, engine) for p in traces])
+        self._train(trainer, _weighed([_samples(p, compiled, engine) for p in traces]))
         weights = trainer.weights()
         model = engine.register(f"warm-{weights.sha256()[:10]}", weights)
         compiled.set_lm(lm.copy(model=model))
@@ -117,7 +118,7 @@ class WarmStart(Teleprompter):
         for _ in range(self.epochs):
             order.shuffle(trajectories)
             for i in range(0, len(trajectories), self.batch_size):
-                loss = trainer.imitate(_weighed(trajectories[i : i + self.batch_size]), rate=rate_at(step, steps))
+                loss = trainer.imitate(_shares(trajectories[i : i + self.batch_size]), rate=rate_at(step, steps))
                 step += 1
                 if self.on_step is not None:
                     seconds = time.perf_counter() - started
@@ -126,22 +127,36 @@ class WarmStart(Teleprompter):
                     )
 
 
-def _weighed(batch: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
-    """Give every token the same weight: the likelihood, whose optimum chooses as often as the teacher does.
+Situation = tuple[Stage, str]
 
-    A mean within each step would count the first token of a short answer several times that of a long tool call.
+
+def _weighed(trajectories: Sequence[Sequence[tuple[Situation, Sample]]]) -> list[list[Sample]]:
+    """Weigh the tokens of a step by one over the mean length of all replies in its situation.
+
+    So an answer of three words counts as much as a tool call of forty tokens, yet within a situation every token counts
+    the same, and the weights favour no reply that could be given there. One over the reply's own length would: it would
+    count the first token of "ok" several times that of a tool call, and teach to say "ok".
     """
-    weights = step_weights([[len(sample.completion_ids) for sample in samples] for samples in batch], "token")
+    lengths: dict[Situation, list[int]] = defaultdict(list)
+    for steps in trajectories:
+        for situation, sample in steps:
+            lengths[situation].append(len(sample.completion_ids))
     return [
-        [replace(sample, weight=weight) for sample, weight in zip(samples, own, strict=True)]
-        for samples, own in zip(batch, weights, strict=True)
+        [replace(sample, weight=1.0 / statistics.fmean(lengths[situation])) for situation, sample in steps]
+        for steps in trajectories
     ]
 
 
-def _samples(played: Played, student: ThreeStageEpisode, engine: PolicyEngine) -> list[Sample]:
-    """Render a teacher's steps as the student would have met and written them."""
+def _shares(batch: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+    """Divide the weights so that those of all tokens in the batch sum to 1."""
+    total = sum(sample.weight * len(sample.completion_ids) for samples in batch for sample in samples)
+    return [[replace(sample, weight=sample.weight / total) for sample in samples] for samples in batch]
+
+
+def _samples(played: Played, student: ThreeStageEpisode, engine: PolicyEngine) -> list[tuple[Situation, Sample]]:
+    """Render a teacher's steps as the student would have met and written them, each with its situation."""
     return [
-        render_step_sample(step, student, engine)
+        ((step.stage, step.context[-1]["kind"]), render_step_sample(step, student, engine))
         for step in played.trajectory.steps
         if step.parsed and step.kind == "act"
     ]

@@ -108,8 +108,8 @@ def test_any_seed_gives_solvable_examples(seed: int, split: Split, difficulty: a
 def test_hundreds_of_examples_are_solvable_and_of_the_promised_shape(
     split: Split, difficulty: assistant.Difficulty
 ) -> None:
-    lengths = {"easy": {2, 3}, "medium": {5, 6}, "hard": {10, 11, 12}}[difficulty]
-    n_distractors = {"easy": 2, "medium": 3, "hard": 5}[difficulty]
+    lengths = {"easy": {1, 2, 3}, "medium": {5, 6}, "hard": {10, 11, 12}}[difficulty]
+    n_distractors = {"easy": 1, "medium": 3, "hard": 5}[difficulty]
     examples = assistant.generate(split, 400, seed=7, difficulty=difficulty)
     for example in examples:
         assistant.verify(example)
