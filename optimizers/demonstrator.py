@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,16 +68,20 @@ class Demonstrator(dspy.Module):
 
 
 def _in_its_own_words(example: dspy.Example) -> dspy.Example:
-    """Return the example with the contents of its gold operations replaced by the messages that state them."""
+    """Return the example with the contents of its gold operations replaced by the messages that state them.
+
+    A message that asks for several operations keeps their gold contents: a copy of it for each would be a duplicate.
+    """
     if "operations" not in example:
         return example
+    turns = Counter(operation["turn"] for operation in example.operations)
     said: dict[str, str] = {}
     operations = []
     for operation in example.operations:
         changed = dict(operation)
         if "old" in changed:
             changed["old"] = said.get(changed["old"], changed["old"])
-        if changed.get("content"):
+        if changed.get("content") and turns[operation["turn"]] == 1:
             changed["content"] = said[operation["content"]] = example.messages[operation["turn"]]
         operations.append(changed)
     support = [said.get(fact, fact) for fact in example.get("support") or ()]

@@ -78,6 +78,27 @@ def test_a_careless_demonstrator_is_the_same_each_time_and_scores_less() -> None
     assert {terms["preventive"] for terms in first} == {0.0, 1.0}
 
 
+def test_a_verbatim_demonstrator_stores_what_was_said() -> None:
+    own = student()
+    rewards = []
+    for example in load_dataset("assistant:train", limit=12):
+        played = play(Demonstrator(own, verbatim=True), example, REWARD)
+        assert {memory.content for memory in played.trajectory.memories} <= set(example.messages)
+        assert len(played.trajectory.memories) == len(example.facts)
+        assert played.trajectory.answer == {"answer": example.answer}
+        rewards.append(played.terms["reward"])
+    assert statistics.fmean(rewards) > 0.8
+
+
+def test_a_message_with_several_operations_is_not_stored_twice() -> None:
+    example = make_example()
+    turns = [operation["turn"] for operation in example.operations]
+    assert len(turns) > len(set(turns))
+    trajectory = Demonstrator(student(), verbatim=True).play(example).trajectory
+    contents = [memory.content for memory in trajectory.memories]
+    assert len(contents) == len(set(contents)) == len(example.facts)
+
+
 @pytest.mark.parametrize("mistakes", [-0.1, 1.0])
 def test_a_share_of_mistakes_is_a_share(mistakes: float) -> None:
     with pytest.raises(ConfigurationError, match="share"):
