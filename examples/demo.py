@@ -62,7 +62,9 @@ class DemoConfig:
     """Everything that decides a run; written to config.json.
 
     `mistakes` is the share of careless decisions in the demonstrations, which a prompted teacher's would have too: the
-    warm start teaches the form, and leaves the choice to GRPO. `pretrain_steps` makes a tiny model first.
+    warm start teaches the form, and leaves the choice to GRPO. `verbatim` demonstrations store messages as they
+    are. With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes.
+    `pretrain_steps` makes a tiny model first.
     """
 
     model: str = "smollm2-135m"
@@ -71,8 +73,10 @@ class DemoConfig:
     seed: int = 0
     test_split: Literal["train", "test"] = "test"
     test_episodes: int = 20
+    val_episodes: int = 0
     warm_examples: int = 64
     mistakes: float = 0.3
+    verbatim: bool = True
     warm_learning_rate: float = 1e-3
     max_steps: int = 7
     tasks_per_step: int = 3
@@ -93,9 +97,9 @@ QUICK: dict[str, Any] = {
     "pretrain_mistakes": 0.6,
     "test_split": "train",
     "test_episodes": 32,
-    "mistakes": 0.3,
+    "val_episodes": 32,
+    "verbatim": False,
     "max_steps": 25,
-    "temperature": 1.0,
     "learning_rate": 2e-3,
     "top_layers": None,
 }
@@ -129,6 +133,7 @@ class Demo:
         else:
             self.test = generate("train", config.test_episodes, seed=config.seed + 1000)
         self.train = generate("train", 400, seed=config.seed + 1)
+        self.val = generate("train", config.val_episodes, seed=config.seed + 3)
         self.metric = am.TrajectoryReward()
         self.progress = Progress(
             TextColumn("[bold]{task.description:<12}"),
@@ -148,8 +153,9 @@ class Demo:
             student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
-            teacher = Demonstrator(student, mistakes=self.config.mistakes, seed=self.config.seed, verbatim=True)
-            self._optimizer().compile(student, trainset=self.train, teacher=teacher)
+            c = self.config
+            teacher = Demonstrator(student, mistakes=c.mistakes, seed=c.seed, verbatim=c.verbatim)
+            self._optimizer().compile(student, trainset=self.train, valset=self.val, teacher=teacher)
         self.console.print(self.table())
         gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
         self.console.print(
