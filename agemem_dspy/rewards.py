@@ -35,11 +35,12 @@ from agemem_dspy.terms import (
     storage,
     task,
 )
-from agemem_dspy.types import Embedder, Trajectory
+from agemem_dspy.types import Embedder, Stage, Trajectory
 
 __all__ = [
     "CONTEXT_TERMS",
     "MEMORY_TERMS",
+    "STAGE_TERMS",
     "TERMS",
     "AnswerJudge",
     "MemoryJudge",
@@ -67,6 +68,13 @@ CONTEXT_TERMS: Mapping[str, Term] = {
 }
 MEMORY_TERMS: Mapping[str, Term] = {"storage": storage, "maintenance": maintenance, "relevance": relevance}
 TERMS: Mapping[str, Term] = {"task": task, **CONTEXT_TERMS, **MEMORY_TERMS, "penalty": penalty}
+# What the steps of a stage can change. What is stored decides the answer, yet whether there is one at all is decided
+# in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer.
+STAGE_TERMS: Mapping[Stage, tuple[str, ...]] = {
+    Stage.CONSTRUCT: ("answer", "preservation", "storage", "maintenance", "relevance"),
+    Stage.CONTROL: ("compression", "preventive", "maintenance"),
+    Stage.REASON: ("task", "compression", "preventive", "preservation", "maintenance", "relevance", "penalty"),
+}
 _JUDGES = ("answer_judge", "usefulness_judge", "relevance_judge", "memory_judge")
 
 
@@ -196,14 +204,23 @@ class TrajectoryReward:
                 )
         asked = {**TERMS, "memory_quality": memory_quality}
         values = {name: self._value(name, term, example, trajectory) for name, term in asked.items()}
-        weights = self.weights
-        reward = (
-            weights.task * values["task"]
-            + weights.context * sum(values[name] for name in CONTEXT_TERMS) / len(CONTEXT_TERMS)
-            + weights.memory * sum(values[name] for name in MEMORY_TERMS) / len(MEMORY_TERMS)
-            + values["penalty"]
-        )
+        reward = sum(self._weight(name) * values[name] for name in TERMS)
         return {**values, "answer": max(0.0, values["task"]), "reward": reward}
+
+    def stage_reward(self, terms: Mapping[str, float], stage: Stage) -> float:
+        """Return the part of a reward that the steps of one stage can change (`STAGE_TERMS`).
+
+        Args:
+            terms: as `terms` returns them.
+        """
+        return sum(self._weight(name) * terms[name] for name in STAGE_TERMS[stage])
+
+    def _weight(self, term: str) -> float:
+        if term in CONTEXT_TERMS:
+            return self.weights.context / len(CONTEXT_TERMS)
+        if term in MEMORY_TERMS:
+            return self.weights.memory / len(MEMORY_TERMS)
+        return 1.0 if term == "penalty" else self.weights.task
 
     def score_answer(self, example: Any, fields: Mapping[str, Any]) -> float:
         """Return the answer score in [0, 1] of output fields alone, for programs without a trajectory."""

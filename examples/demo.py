@@ -36,6 +36,7 @@ from agemem_dspy.optimizers import (
     WarmStart,
 )
 from agemem_dspy.optimizers.demonstrator import Demonstrator
+from agemem_dspy.optimizers.grpo import Credit
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
 
 COLUMNS = {
@@ -82,7 +83,8 @@ class DemoConfig:
     tasks_per_step: int = 3
     num_generations: int = 8
     temperature: float = 1.0
-    learning_rate: float = 2e-4
+    credit: Credit = "stage"
+    learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
     max_rounds: int = 3
@@ -206,6 +208,7 @@ class Demo:
                     tasks_per_step=c.tasks_per_step,
                     max_steps=c.max_steps,
                     temperature=c.temperature,
+                    credit=c.credit,
                     beta=c.beta,
                     num_threads=c.threads,
                     seed=c.seed,

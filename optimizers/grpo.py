@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
 
+Credit = Literal["broadcast", "stage"]
+CREDITS: tuple[Credit, ...] = get_args(Credit)
 Scale = Literal["token", "call", "trajectory"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 

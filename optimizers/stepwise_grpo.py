@@ -16,14 +16,14 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
-from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights
+from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
-from agemem_dspy.types import Completion, Group
+from agemem_dspy.types import Completion, Group, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,9 @@ class GRPOConfig:
         clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
         eps: added to the standard deviation of a group's rewards, in units of reward. With almost none, a group whose
             rewards differ by a few context tokens would count as much as one that differs by an answer.
+        credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
+            of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
+            is not praised for an answer, nor storing blamed for a missing one.
         scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
             the first third of the steps, then 1 and 2, then all.
@@ -53,6 +56,7 @@ class GRPOConfig:
     beta: float = 0.1
     clip: float | None = 0.2
     eps: float = 0.05
+    credit: Credit = "broadcast"
     scale: Scale = "token"
     curriculum: Literal["joint", "progressive"] = "joint"
     num_threads: int = 32
@@ -73,6 +77,8 @@ class GRPOConfig:
             raise ConfigurationError("beta must not be negative, clip must be positive or None")
         if self.scale not in SCALES:
             raise ConfigurationError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        if self.credit not in CREDITS:
+            raise ConfigurationError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
         if self.seed < 0:
             raise ConfigurationError(f"seed must be 0 or more, not {self.seed}")
         if self.curriculum not in ("joint", "progressive"):
@@ -85,8 +91,8 @@ class StepwiseGRPO(Teleprompter):
     """Compile a program's decisions into LoRA weights.
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
-    three stages, that trajectory's advantage within its group, and takes one optimizer step. The learning rate rises
-    for three steps and then falls linearly to a tenth.
+    three stages, an advantage within its group (see `GRPOConfig.credit`), and takes one optimizer step. The learning
+    rate rises for three steps and then falls linearly to a tenth.
 
     Args:
         metric: the reward; the same object that scores prompts.
@@ -157,7 +163,8 @@ class StepwiseGRPO(Teleprompter):
                 entropy=(config.seed, step),
             )
             sampled = time.perf_counter()
-            samples = grpo_samples(groups, config.scale, eps=config.eps)
+            by_stage = self.metric.stage_reward if config.credit == "stage" else None
+            samples = grpo_samples(groups, config.scale, eps=config.eps, by_stage=by_stage)
             update: Mapping[str, float] = {}
             if samples:
                 update = trainer.update(
@@ -224,8 +231,8 @@ class _Tasks:
         return taken
 
 
-def completions(group: Group) -> list[list[Completion]]:
-    """Return each trajectory's taped completions, in the order they were sampled.
+def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
+    """Return each trajectory's taped completions with their stages, in the order they were sampled.
 
     Raises:
         ConfigurationError: a step has no completion, so it was not sampled by a local policy.
@@ -234,27 +241,42 @@ def completions(group: Group) -> list[list[Completion]]:
     for trajectory in group.trajectories:
         if any(step.completion is None and step.error is None for step in trajectory.steps):
             raise ConfigurationError("a step carries no sampled tokens; the whole program must use one local policy")
-        taped.append([step.completion for step in trajectory.steps if step.completion is not None])
+        taped.append([(step.stage, step.completion) for step in trajectory.steps if step.completion is not None])
     return taped
 
 
-def grpo_samples(groups: Sequence[Group], scale: Scale, *, eps: float = 1e-6) -> list[list[Sample]]:
-    """Turn groups into samples: every LM call gets its trajectory's advantage, all tokens weigh 1 together.
+def grpo_samples(
+    groups: Sequence[Group],
+    scale: Scale,
+    *,
+    eps: float = 1e-6,
+    by_stage: Callable[[Mapping[str, float], Stage], float] | None = None,
+) -> list[list[Sample]]:
+    """Turn groups into samples: every LM call gets an advantage of its trajectory, all tokens weigh 1 together.
 
-    Groups whose rewards all tie teach nothing and are left out.
+    What ties within its group teaches nothing and is left out.
+
+    Args:
+        by_stage: maps a trajectory's terms and a stage to the reward that the calls of this stage are compared by; the
+            trajectory's own reward in every stage when left out.
     """
-    taped: list[tuple[list[Completion], float]] = []
+    played: list[list[tuple[Completion, float]]] = []
     for group in groups:
-        advantages = group_advantages(group.rewards, eps=eps)
-        if advantages.any():
-            taped += zip(completions(group), advantages.tolist(), strict=True)
-    taped = [(own, advantage) for own, advantage in taped if own]
-    if not taped:
+        advantages = {
+            stage: group_advantages(
+                group.rewards if by_stage is None else [by_stage(terms, stage) for terms in group.terms], eps=eps
+            ).tolist()
+            for stage in Stage
+        }
+        for k, taped in enumerate(completions(group)):
+            played.append([(one, advantages[stage][k]) for stage, one in taped if any(advantages[stage])])
+    played = [own for own in played if own]
+    if not played:
         return []
-    weights = step_weights([[len(c.completion_ids) for c in own] for own, _ in taped], scale)
+    weights = step_weights([[len(one.completion_ids) for one, _ in own] for own in played], scale)
     return [
-        [Sample.of(c, advantage=advantage, weight=w) for c, w in zip(own, ws, strict=True)]
-        for (own, advantage), ws in zip(taped, weights, strict=True)
+        [Sample.of(one, advantage=advantage, weight=w) for (one, advantage), w in zip(own, ws, strict=True)]
+        for own, ws in zip(played, weights, strict=True)
     ]
 
 

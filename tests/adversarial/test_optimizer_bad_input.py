@@ -129,6 +129,7 @@ def test_a_log_folder_that_cannot_be_written_is_found_before_anything_is_sampled
         ({"beta": -0.1}, "beta"),
         ({"clip": 0.0}, "clip"),
         ({"scale": "step"}, "'step'"),
+        ({"credit": "call"}, "'call'"),
         ({"seed": -1}, "seed"),
         ({"curriculum": "random"}, "'random'"),
         ({"curriculum": "progressive", "max_steps": 2}, "max_steps of at least 3"),

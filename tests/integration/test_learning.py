@@ -152,7 +152,7 @@ def test_steps_over_an_edited_context_are_trained_as_they_were_served(learned: L
     varied = [group for group in groups if len(set(group.rewards)) > 1]
     trajectories = grpo_samples(groups, "call")
     samples = [sample for own in trajectories for sample in own]
-    taped = [one for group in varied for own in completions(group) for one in own]
+    taped = [one for group in varied for own in completions(group) for _, one in own]
     found = [(tuple(sample.prompt_ids), tuple(sample.completion_ids)) for sample in samples]
     assert found == [(one.prompt_ids, one.completion_ids) for one in taped]
     assert len(trajectories) < len(TokenTree(samples).leaves)

@@ -34,9 +34,9 @@ from trajectories import (
 
 from agemem_dspy.data import load_dataset
 from agemem_dspy.errors import RewardError
-from agemem_dspy.rewards import CONTEXT_TERMS, MEMORY_TERMS, TrajectoryReward
+from agemem_dspy.rewards import CONTEXT_TERMS, MEMORY_TERMS, STAGE_TERMS, TERMS, RewardWeights, TrajectoryReward
 from agemem_dspy.scoring import carries
-from agemem_dspy.types import StopReason, ToolEvent, Trajectory
+from agemem_dspy.types import Stage, StopReason, ToolEvent, Trajectory
 
 
 def terms(*events: ToolEvent, example: Any = None, **changes: Any) -> dict[str, float]:
@@ -51,6 +51,23 @@ def test_a_long_sentence_that_half_covers_a_fact_does_not_take_it_from_the_entry
     for order in ((long, short), (short, long)):
         found = terms(*(add(text) for text in order), example=example)
         assert (found["storage"], found["memory_quality"]) == (1.0, 1.0)
+
+
+def test_a_stage_is_judged_by_what_its_steps_can_change() -> None:
+    metric = TrajectoryReward(RewardWeights(task=0.5, context=0.3, memory=0.2))
+    unanswered = metric.terms(make_example(), make_trajectory(answer=None, stop=StopReason.ROUND_LIMIT))
+    assert (unanswered["task"], unanswered["penalty"]) == (-1.0, -1.0)
+    parts = {stage: metric.stage_reward(unanswered, stage) for stage in Stage}
+    memory = 0.2 / 3 * sum(unanswered[name] for name in MEMORY_TERMS)
+    assert parts[Stage.CONSTRUCT] == pytest.approx(memory + 0.1 * unanswered["preservation"])
+    assert parts[Stage.REASON] < -1.4
+    cleared = {**unanswered, "preventive": unanswered["preventive"] + 1}
+    gained = {stage: metric.stage_reward(cleared, stage) - part for stage, part in parts.items()}
+    assert gained == pytest.approx({Stage.CONSTRUCT: 0.0, Stage.CONTROL: 0.1, Stage.REASON: 0.1})
+
+
+def test_every_term_is_some_stages_doing() -> None:
+    assert {"answer", *TERMS} == {name for names in STAGE_TERMS.values() for name in names}
 
 
 def test_an_honest_trajectory_earns_everything_but_its_tokens() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -487,7 +487,7 @@ def test_every_call_that_was_served_is_trained_on_once_with_its_own_prompt(
     assert {step.stage for step in steps} == set(Stage)
     assert len(steps) == len(played) > 12
     trained = Counter((tuple(s.prompt_ids.tolist()), tuple(s.completion_ids.tolist())) for s in played)
-    taped = Counter((c.prompt_ids, c.completion_ids) for g in groups for own in completions(g) for c in own)
+    taped = Counter((c.prompt_ids, c.completion_ids) for g in groups for own in completions(g) for _, c in own)
     assert trained == taped
     assert trained == Counter(engine.served[: len(played)])
 
@@ -505,6 +505,25 @@ def test_every_call_of_a_trajectory_has_its_advantage_and_all_tokens_weigh_one(g
         assert (first, second)[better] > 0
 
 
+def test_with_stage_credit_the_calls_of_a_stage_are_compared_by_what_it_can_change(groups: list[Group]) -> None:
+    """Stage 1 differs, stage 2 differs the other way, stage 3 ties and so teaches nothing."""
+    parts = {Stage.CONSTRUCT: 1.0, Stage.CONTROL: -1.0, Stage.REASON: 0.0}
+    whole = [samples for samples in grpo_samples(groups, "token") if samples]
+
+    def by_stage(terms: Mapping[str, float], stage: Stage) -> float:
+        return parts[stage] * terms["reward"]
+
+    staged = grpo_samples(groups, "token", by_stage=by_stage)
+    for group in groups:
+        assert len(set(group.rewards)) > 1
+    taped = [[stage for stage, _ in own] for group in groups for own in completions(group)]
+    for stages, own, all_same in zip(taped, staged, whole, strict=True):
+        kept = [stage for stage in stages if stage is not Stage.REASON]
+        advantage = all_same[0].advantage
+        assert [one.advantage for one in own] == pytest.approx([parts[stage] * advantage for stage in kept])
+    assert sum(one.weight * len(one.completion_ids) for own in staged for one in own) == pytest.approx(1.0)
+
+
 def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
     engine: WitnessEngine, start: LoraWeights, groups: list[Group]
 ) -> None:
@@ -514,8 +533,8 @@ def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
         logp = PolicyTrainer(engine, CONFIG, start=weights).logprobs(samples, temperature=0.8).numpy()
         taped = np.concatenate([s.logprobs for s in samples])
         assert np.abs(logp - taped).max() < 1e-4
-    assert {c.model for g in base for own in completions(g) for c in own} == {"local/tiny"}
-    assert {c.model for g in groups for own in completions(g) for c in own} == {"local/tiny@start"}
+    assert {c.model for g in base for own in completions(g) for _, c in own} == {"local/tiny"}
+    assert {c.model for g in groups for own in completions(g) for _, c in own} == {"local/tiny@start"}
 
 
 def test_the_first_update_on_fresh_rollouts_is_on_policy(
