@@ -30,7 +30,7 @@ class StopReason(enum.StrEnum):
 
     ANSWERED = "answered"
     ROUND_LIMIT = "round_limit"
-    UNREADABLE = "unreadable"
+    UNREADABLE = "unreadable_replies"
     CONTEXT_OVERFLOW = "context_overflow"
 
 

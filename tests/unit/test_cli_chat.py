@@ -101,7 +101,7 @@ def test_an_untrained_local_model_is_shown_as_it_is(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "tiny")
     said = chat("Hello.\n", tmp_path / "memories", "--max-rounds", "2", "--max-tokens", "4", model=model)
     assert said.exit_code == 0
-    assert said.stdout.splitlines()[-1] == "agent> (no answer: round limit)"
+    assert said.stdout.splitlines()[-1] == "agent> (no answer: unreadable replies)"
     assert said.stdout.count("! failed:") == 2
 
 
