@@ -1,6 +1,6 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
-    python examples/demo.py                SmolLM2-135M; 16 minutes on two cores
+    python examples/demo.py                SmolLM2-135M; 14 minutes on two cores
     python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
 
 Every phase is scored on the same held-out episodes, played at the temperature that GRPO samples at. The run
@@ -102,6 +102,7 @@ QUICK: dict[str, Any] = {
     "val_episodes": 32,
     "verbatim": False,
     "max_steps": 25,
+    "credit": "broadcast",
     "learning_rate": 2e-3,
     "top_layers": None,
 }
