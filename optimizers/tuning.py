@@ -159,7 +159,7 @@ class RewardTuner:
 
 def simplex(params: Mapping[str, float]) -> RewardWeights:
     """Return the point w_i = -log u_i / sum of the simplex; uniform u give uniformly spread weights."""
-    raw = [-math.log(params[f"u_{term}"]) for term in TERMS]
+    raw = [abs(math.log(params[f"u_{term}"])) for term in TERMS]
     total = sum(raw)
     if total <= 0:
         return RewardWeights.paper()
