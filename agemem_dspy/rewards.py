@@ -68,8 +68,9 @@ CONTEXT_TERMS: Mapping[str, Term] = {
 }
 MEMORY_TERMS: Mapping[str, Term] = {"storage": storage, "maintenance": maintenance, "relevance": relevance}
 TERMS: Mapping[str, Term] = {"task": task, **CONTEXT_TERMS, **MEMORY_TERMS, "penalty": penalty}
-# What the steps of a stage can change. What is stored decides the answer, yet whether there is one at all is decided
-# in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer.
+# What the steps of a stage are there to change. What is stored decides the answer, yet whether there is one at all is
+# decided in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer. A
+# filter in stage 1 earns `preventive` too, but frees a context that is wiped anyway.
 STAGE_TERMS: Mapping[Stage, tuple[str, ...]] = {
     Stage.CONSTRUCT: ("answer", "preservation", "storage", "maintenance", "relevance"),
     Stage.CONTROL: ("compression", "preventive", "maintenance"),
@@ -208,7 +209,7 @@ class TrajectoryReward:
         return {**values, "answer": max(0.0, values["task"]), "reward": reward}
 
     def stage_reward(self, terms: Mapping[str, float], stage: Stage) -> float:
-        """Return the part of a reward that the steps of one stage can change (`STAGE_TERMS`).
+        """Return the part of a reward that the steps of one stage are there to change (`STAGE_TERMS`).
 
         Args:
             terms: as `terms` returns them.

@@ -156,8 +156,7 @@ class Demo:
             student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
-            c = self.config
-            teacher = Demonstrator(student, mistakes=c.mistakes, seed=c.seed, verbatim=c.verbatim)
+            teacher = self._teacher(student)
             self._optimizer().compile(student, trainset=self.train, valset=self.val, teacher=teacher)
         self.console.print(self.table())
         gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
@@ -188,6 +187,10 @@ class Demo:
         lm = am.local_lm(model, max_tokens=self.config.max_tokens, temperature=self.config.temperature)
         episode.set_lm(lm)
         return episode
+
+    def _teacher(self, student: am.ThreeStageEpisode) -> Demonstrator:
+        c = self.config
+        return Demonstrator(student, mistakes=c.mistakes, seed=c.seed, verbatim=c.verbatim)
 
     def _optimizer(self) -> AgeMemOptimizer:
         c = self.config

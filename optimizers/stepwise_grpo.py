@@ -17,6 +17,7 @@ from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale, group_advantages, step_weights
+from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
@@ -174,6 +175,7 @@ class StepwiseGRPO(Teleprompter):
                     temperature=config.temperature,
                     rate=rate_at(step, config.max_steps),
                 )
+                return_freed_memory()
                 weights = trainer.weights()
                 current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))
             line = {

@@ -6,9 +6,7 @@ completion tokens through the vocabulary head. Log-probabilities use the sampler
 
 from __future__ import annotations
 
-import ctypes
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -294,15 +292,7 @@ class PolicyTrainer:
             group["lr"] = rate * self.config.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        _return_freed_memory()
         return norm
-
-
-def _return_freed_memory() -> None:
-    """Give pages that hold nothing back to the system; glibc keeps gigabytes of them between tensors of all sizes."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

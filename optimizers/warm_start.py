@@ -31,6 +31,8 @@ from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.signatures import Transcript
 from agemem_dspy.types import Stage, Step
 
+Situation = tuple[Stage, str]  # the stage, and the kind of the last message
+
 
 class WarmStart(Teleprompter):
     """Teach the student's local model to play like its teacher.
@@ -125,9 +127,6 @@ class WarmStart(Teleprompter):
                     self.on_step(
                         {"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds}
                     )
-
-
-Situation = tuple[Stage, str]
 
 
 def _weighed(trajectories: Sequence[Sequence[tuple[Situation, Sample]]]) -> list[list[Sample]]:

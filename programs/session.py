@@ -72,7 +72,7 @@ class Session:
         """Play one message: show it, then let the agent act until the turn ends.
 
         A turn that needs no answer also ends after calls that all succeeded and left nothing to read. Two
-        unreadable replies in a row end any turn: who was told the format and missed it again will miss it for good.
+        unreadable replies in a row end any turn, so that an LM that does not master the format costs few rounds.
         """
         kit = self.toolkit
         kit.stage, kit.turn, kit.round = stage, turn, 0
