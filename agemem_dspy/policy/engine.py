@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from agemem_dspy.errors import ConfigurationError, ModelError
 from agemem_dspy.policy.batching import Batcher, Pending
-from agemem_dspy.policy.generation import MAX_DRAFT, Batch, GenerationCounts, PrefixPool, Row, TokenIds
+from agemem_dspy.policy.generation import MAX_DRAFT, Batch, GenerationCounts, Phrasebook, PrefixPool, Row, TokenIds
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
@@ -65,6 +65,7 @@ class PolicyEngine:
         self.context_length = int(self.model.config.max_position_embeddings)
         self.counts = GenerationCounts()
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
+        self._phrases = Phrasebook()
         self._max_draft = max_draft
         self._versions: dict[str, LoraWeights] = {}
         self._loaded_version = ""
@@ -283,6 +284,7 @@ class _VersionBatch(Batch):
             engine.model,
             stop_ids=engine.stop_ids,
             pool=engine._pool,
+            phrases=engine._phrases,
             counts=engine.counts,
             max_draft=engine._max_draft,
         )

@@ -3,9 +3,9 @@ tokens are checked several at a time.
 
 A `Batch` serves prompts under one set of weights. Each `step` is one forward pass over what every row has not
 computed yet: the prompt's new part for a row that has just joined, else the last token and a draft. The draft is
-what followed the row's latest three tokens earlier in the row itself: memory calls repeat their form, and
-copy from the conversation. A drafted token is kept when it is the one that is drawn, so drafts change the time a
-completion takes and not its distribution.
+what followed the row's latest three tokens earlier in the row itself or, failing that, in the latest completion of any
+row: memory calls copy from the conversation, and repeat their form. A drafted token is kept when it is the one that is
+drawn, so drafts change the time a completion takes and not its distribution.
 
 Shapes: L layers, H key/value heads, T tokens, D head size, R positions to draw from, V vocabulary.
 """
@@ -92,6 +92,27 @@ def common_prefix(a: TokenIds, b: TokenIds) -> int:
     return int(differs[0]) if len(differs) else n
 
 
+class Phrasebook:
+    """What followed each trigram in the latest completions, oldest out; a guess, which holds for any weights."""
+
+    def __init__(self, max_entries: int = 1 << 14) -> None:
+        self.max_entries = max_entries
+        self._following: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def learn(self, ids: Sequence[int], start: int) -> None:
+        """Note what followed the trigrams before each of `ids` from `start` on."""
+        for i in range(max(start, _NGRAM), len(ids)):
+            key = tuple(ids[i - _NGRAM : i])
+            self._following.pop(key, None)
+            self._following[key] = tuple(ids[i : i + MAX_DRAFT])
+        while len(self._following) > self.max_entries:
+            del self._following[next(iter(self._following))]
+
+    def after(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return what followed the last trigram of `ids`, nothing where it is new."""
+        return self._following.get(tuple(ids[-_NGRAM:]), ())
+
+
 @dataclass(slots=True)
 class GenerationCounts:
     """Tokens so far: in prompts, computed of prompts, sampled, and how many of those came from drafts."""
@@ -120,11 +141,11 @@ class _Sequence:
             self._following[tuple(self.ids[-_NGRAM:])] = len(self.ids)
         self.ids.append(token)
 
-    def draft(self, limit: int, stop_ids: frozenset[int]) -> list[int]:
+    def draft(self, limit: int, stop_ids: frozenset[int], phrases: Phrasebook) -> list[int]:
         """Return up to `limit` likely next tokens; none follows a stop token."""
-        room = min(limit, self.row.max_new_tokens - len(self.row.completion_ids) - 1)
-        at = self._following.get(tuple(self.ids[-_NGRAM:]), len(self.ids))
-        drafted = self.ids[at : at + max(0, room)]
+        room = max(0, min(limit, self.row.max_new_tokens - len(self.row.completion_ids) - 1))
+        at = self._following.get(tuple(self.ids[-_NGRAM:]))
+        drafted = list(phrases.after(self.ids)[:room]) if at is None else self.ids[at : at + room]
         stop = next((i for i, token in enumerate(drafted) if token in stop_ids), len(drafted))
         return drafted[: stop + 1]
 
@@ -143,6 +164,7 @@ class Batch:
         model: a causal LM (see `ragged`).
         stop_ids: tokens that end a completion.
         pool: where prefixes are looked up and kept; None computes everything.
+        phrases: where drafts are looked up and learnt; None starts empty.
         counts: accumulates token counts when given.
         max_draft: most tokens drafted for a row in a pass; 0 samples one token a pass.
     """
@@ -153,10 +175,12 @@ class Batch:
         *,
         stop_ids: frozenset[int],
         pool: PrefixPool | None = None,
+        phrases: Phrasebook | None = None,
         counts: GenerationCounts | None = None,
         max_draft: int = MAX_DRAFT,
     ) -> None:
         self.model, self.stop_ids, self.pool, self.max_draft = model, stop_ids, pool, max_draft
+        self.phrases = phrases or Phrasebook()
         self.counts = counts or GenerationCounts()
         self._sequences: list[_Sequence] = []
         self._joined: list[_Sequence] = []  # since the last step
@@ -187,7 +211,7 @@ class Batch:
             return []
         self._share_prefixes()
         limit = min(self.max_draft, max(1, PASS_TOKENS // len(sequences) - 1))
-        drafts = [one.draft(limit, self.stop_ids) for one in sequences]
+        drafts = [one.draft(limit, self.stop_ids, self.phrases) for one in sequences]
         spans = [
             Span([*one.ids[one.computed :], *draft], one.computed, one.memory)
             for one, draft in zip(sequences, drafts, strict=True)
@@ -203,6 +227,7 @@ class Batch:
             self._take(one, draft, [next(drawn) for _ in range(len(draft) + 1)])
             if one.row.stopped:
                 done.append(one.row)
+                self.phrases.learn(one.ids, len(one.row.prompt_ids))
                 if self.pool is not None:
                     self.pool.put(np.array(one.ids[:-1]), one.memory[:, :, :, : one.computed])
         self._sequences = [one for one in sequences if not one.row.stopped]
@@ -213,9 +238,9 @@ class Batch:
         leaders: list[_Sequence] = []
         followers: list[tuple[_Sequence, _Sequence, int]] = []
         for one in self._joined if self.pool is not None else ():
-            ids = one.row.prompt_ids[:-1]
+            ids = one.row.prompt_ids[:-1]  # the last token is what the first of the completion is drawn from
             shared, leader = max(
-                ((common_prefix(ids, other.row.prompt_ids), other) for other in leaders),
+                ((common_prefix(ids, other.row.prompt_ids[:-1]), other) for other in leaders),
                 key=lambda found: found[0],
                 default=(0, None),
             )
@@ -259,11 +284,12 @@ def generate(
     *,
     stop_ids: frozenset[int],
     pool: PrefixPool | None = None,
+    phrases: Phrasebook | None = None,
     counts: GenerationCounts | None = None,
     max_draft: int = MAX_DRAFT,
 ) -> None:
     """Sample a completion for every row, in place; see `Batch`."""
-    batch = Batch(model, stop_ids=stop_ids, pool=pool, counts=counts, max_draft=max_draft)
+    batch = Batch(model, stop_ids=stop_ids, pool=pool, phrases=phrases, counts=counts, max_draft=max_draft)
     for row in rows:
         batch.admit(row)
     while len(batch):

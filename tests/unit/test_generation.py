@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from agemem_dspy.policy.generation import GenerationCounts, PrefixPool, Row, generate
+from agemem_dspy.policy.generation import GenerationCounts, Phrasebook, PrefixPool, Row, generate
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
 
@@ -115,6 +116,14 @@ def test_prefix_reuse_does_not_change_a_token(model: PreTrainedModel, data: st.D
         stems += [[*row.prompt_ids.tolist(), *row.completion_ids] for row in cold]
 
 
+def test_a_prompt_that_begins_another_is_drawn_from_its_own_last_token(model: PreTrainedModel) -> None:
+    """Sharing once computed all of it ahead, and its first token was drawn from another row."""
+    (prompt,) = random_prompts([20], vocab=200)
+    rows = rows_of([prompt, [*prompt, 7]])
+    generate(model, rows, stop_ids=NO_STOP, pool=PrefixPool())
+    assert [row.completion_ids for row in rows] == [greedy(model, row.prompt_ids.tolist(), 6) for row in rows]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 def test_sampled_logprobs_are_those_of_a_plain_pass(model: PreTrainedModel, temperature: float) -> None:
     pool = PrefixPool()
@@ -198,6 +207,48 @@ def test_counts_tell_what_reuse_saved(model: PreTrainedModel) -> None:
     generate(model, [second], stop_ids=NO_STOP, pool=pool, counts=counts)
     assert (counts.prompt_tokens, counts.calls, counts.completion_tokens) == (20 + 26, 2, 5)
     assert counts.computed_tokens == 20 + 3  # the last sampled token and the two new ones
+
+
+# Drafts
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_drafts_do_not_change_a_token(model: PreTrainedModel, data: st.DataObject) -> None:
+    """Rows that repeat themselves and one another, of one phrasebook or none."""
+    phrases = Phrasebook()
+    stems = random_prompts([4, 6], vocab=40, seed=1)
+    for seed in range(data.draw(st.integers(1, 3), label="calls")):
+        prompts = [
+            [*itertools.chain(*data.draw(st.lists(st.sampled_from(stems), min_size=1, max_size=4)))]
+            for _ in range(data.draw(st.integers(1, 4), label="batch"))
+        ]
+        plain, drafted = (rows_of(prompts, new=12, temperature=0.5, seed=seed) for _ in range(2))
+        generate(model, plain, stop_ids=NO_STOP, max_draft=0)
+        generate(model, drafted, stop_ids=NO_STOP, phrases=phrases)
+        assert [row.completion_ids for row in drafted] == [row.completion_ids for row in plain]
+        stems += [row.completion_ids for row in plain]
+
+
+def test_what_one_row_said_is_the_draft_of_the_next(model: PreTrainedModel) -> None:
+    (prompt,) = random_prompts([9], vocab=200)
+    phrases, first, second = Phrasebook(), GenerationCounts(), GenerationCounts()
+    generate(model, rows_of([prompt], new=12), stop_ids=NO_STOP, phrases=phrases, counts=first)
+    generate(model, rows_of([prompt], new=12), stop_ids=NO_STOP, phrases=phrases, counts=second)
+    assert second.drafted_tokens >= 10 > first.drafted_tokens
+    assert second.passes == 2 < first.passes  # 1 + 8 drafted, then the rest
+
+
+def test_a_phrasebook_keeps_the_latest_and_not_more_than_it_may() -> None:
+    phrases = Phrasebook(max_entries=2)
+    phrases.learn([1, 2, 3, 4, 5], start=3)
+    assert (phrases.after([0, 1, 2, 3]), phrases.after([2, 3, 4])) == ((4, 5), (5,))
+    phrases.learn([1, 2, 3, 9], start=0)  # a trigram needs three tokens before it
+    assert phrases.after([1, 2, 3]) == (9,)
+    phrases.learn([6, 7, 8, *range(20, 40)], start=3)
+    assert phrases.after([1, 2, 3]) == ()
+    assert phrases.after([35, 36, 37]) == (38, 39)
+    assert len(Phrasebook().after([1, 2])) == 0
 
 
 # The pool
