@@ -4,7 +4,7 @@ from agemem_dspy.optimizers.agemem import AgeMemOptimizer
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
-from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.training import TrainerConfig, TRLConfig
 from agemem_dspy.optimizers.tuning import RewardTuner
 from agemem_dspy.optimizers.warm_start import WarmStart
 
@@ -15,6 +15,7 @@ __all__ = [
     "GRPOConfig",
     "RewardTuner",
     "StepwiseGRPO",
+    "TRLConfig",
     "TrainerConfig",
     "WarmStart",
 ]

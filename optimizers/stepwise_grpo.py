@@ -17,11 +17,13 @@ from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale, group_advantages, step_weights
-from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
+from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.optimizers.training import GRPOBackend, TrainerConfig, TRLConfig
 from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Completion, Group, Stage
@@ -98,7 +100,7 @@ class StepwiseGRPO(Teleprompter):
     Args:
         metric: the reward; the same object that scores prompts.
         config: see `GRPOConfig`.
-        trainer: see `TrainerConfig`.
+        trainer: how weights are trained: a `TrainerConfig`, or a `TRLConfig` to train with TRL.
         log_dir: where `metrics.jsonl` gets a line a step.
         on_step: called with that line.
     """
@@ -116,6 +118,10 @@ class StepwiseGRPO(Teleprompter):
         self.metric = metric
         self.config = config or GRPOConfig()
         self.trainer = trainer or TrainerConfig()
+        if isinstance(self.trainer, TRLConfig) and self.config.scale != "token":
+            raise ConfigurationError(
+                f"scale={self.config.scale!r} has no effect in TRL, whose loss_type decides what weighs equally"
+            )
         self.log_dir = Path(log_dir) if log_dir is not None else None
         self.on_step = on_step
 
@@ -144,61 +150,18 @@ class StepwiseGRPO(Teleprompter):
             raise ConfigurationError("the training set is empty; pass at least one example")
         lm, engine = local_policy(student)
         self._log("")  # a folder that cannot be written is found before anything is sampled
-        config = self.config
-        trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
-        if config.beta > 0:
-            trainer.set_reference()
-        current = copy.deepcopy(student)
-        current.set_lm(lm)
-        tasks = _Tasks(trainset, config.seed)
-        started = time.perf_counter()
-        for step in range(config.max_steps):
-            begun = time.perf_counter()
-            groups = collect_groups(
-                self._at_stage(current, step),
-                tasks.take(config.tasks_per_step),
-                self.metric,
-                num_generations=config.num_generations,
-                temperature=config.temperature,
-                num_threads=config.num_threads,
-                entropy=(config.seed, step),
-            )
-            sampled = time.perf_counter()
-            by_stage = self.metric.stage_reward if config.credit == "stage" else None
-            samples = grpo_samples(groups, config.scale, eps=config.eps, by_stage=by_stage)
-            update: Mapping[str, float] = {}
-            if samples:
-                update = trainer.update(
-                    samples,
-                    beta=config.beta,
-                    clip=config.clip,
-                    temperature=config.temperature,
-                    rate=rate_at(step, config.max_steps),
-                )
-                return_freed_memory()
-                weights = trainer.weights()
-                current.set_lm(lm.copy(model=engine.register(f"grpo-{weights.sha256()[:10]}", weights)))
-            line = {
-                "phase": "grpo",
-                "step": step + 1,
-                "steps": config.max_steps,
-                "model": current.get_lm().model,
-                **describe_groups(groups),
-                **update,
-                "rollout_seconds": sampled - begun,
-                "update_seconds": time.perf_counter() - sampled,
-                "seconds": time.perf_counter() - started,
-            }
-            self._report(line)
-        current._compiled = True
-        return current
-
-    def _at_stage(self, program: ThreeStageEpisode, step: int) -> ThreeStageEpisode:
-        if self.config.curriculum == "joint":
-            return program
-        unlocked = copy.deepcopy(program)
-        unlocked.stages = min(3, 1 + 3 * step // self.config.max_steps)
-        return unlocked
+        run = _Run(self, student, engine, _Tasks(trainset, self.config.seed))
+        trainer = _backend(self.trainer)(engine, self.trainer, start=engine.weights(lm.model))
+        trainer.fit(
+            self.config.max_steps,
+            sample=run.sample,
+            updated=run.updated,
+            beta=self.config.beta,
+            clip=self.config.clip,
+            temperature=self.config.temperature,
+        )
+        run.program._compiled = True
+        return run.program
 
     def _report(self, line: dict[str, Any]) -> None:
         self._log(json.dumps(line) + "\n")
@@ -214,6 +177,72 @@ class StepwiseGRPO(Teleprompter):
                 file.write(text)
         except OSError as error:
             raise RunError(f"cannot write to {self.log_dir}: {error}; choose another log_dir") from error
+
+
+class _Run:
+    """One compilation: plays each step's rollouts with the weights of the step before and reports them."""
+
+    def __init__(
+        self, optimizer: StepwiseGRPO, student: ThreeStageEpisode, engine: PolicyEngine, tasks: _Tasks
+    ) -> None:
+        self.optimizer, self.config, self.engine, self.tasks = optimizer, optimizer.config, engine, tasks
+        self.lm = student.get_lm()
+        self.program = copy.deepcopy(student)
+        self.program.set_lm(self.lm)
+        self.groups: list[Group] = []
+        self.started = self.begun = self.sampled = time.perf_counter()
+
+    def sample(self, step: int) -> list[list[Sample]]:
+        """Play the tasks of a step; return their calls with advantages, none where all groups tie."""
+        config, metric = self.config, self.optimizer.metric
+        self.begun = time.perf_counter()
+        self.groups = collect_groups(
+            self._at_stage(step),
+            self.tasks.take(config.tasks_per_step),
+            metric,
+            num_generations=config.num_generations,
+            temperature=config.temperature,
+            num_threads=config.num_threads,
+            entropy=(config.seed, step),
+        )
+        self.sampled = time.perf_counter()
+        by_stage = metric.stage_reward if config.credit == "stage" else None
+        return grpo_samples(self.groups, config.scale, eps=config.eps, by_stage=by_stage)
+
+    def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> None:
+        """Serve the weights, where `metrics` say that they are new, and report the step."""
+        if metrics:
+            model = self.engine.register(f"grpo-{weights.sha256()[:10]}", weights)
+            self.program.set_lm(self.lm.copy(model=model))
+        now = time.perf_counter()
+        self.optimizer._report(
+            {
+                "phase": "grpo",
+                "step": step + 1,
+                "steps": self.config.max_steps,
+                "model": self.program.get_lm().model,
+                **describe_groups(self.groups),
+                **metrics,
+                "rollout_seconds": self.sampled - self.begun,
+                "update_seconds": now - self.sampled,
+                "seconds": now - self.started,
+            }
+        )
+
+    def _at_stage(self, step: int) -> ThreeStageEpisode:
+        if self.config.curriculum == "joint":
+            return self.program
+        unlocked = copy.deepcopy(self.program)
+        unlocked.stages = min(3, 1 + 3 * step // self.config.max_steps)
+        return unlocked
+
+
+def _backend(config: TrainerConfig) -> Callable[..., GRPOBackend]:
+    if isinstance(config, TRLConfig):
+        from agemem_dspy.optimizers.trl_trainer import TRLTrainer  # trl takes seconds to import
+
+        return TRLTrainer
+    return PolicyTrainer
 
 
 class _Tasks:

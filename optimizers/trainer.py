@@ -1,4 +1,4 @@
-"""PolicyTrainer: LoRA on a copy of the engine's base model; the only user of peft.
+"""PolicyTrainer: updates of a LoRA on a copy of the engine's base model.
 
 One update computes each token of the samples' token tree once, with gradient, and sends only the positions before
 completion tokens through the vocabulary head. Log-probabilities use the sampler's temperature.
@@ -6,46 +6,24 @@ completion tokens through the vocabulary head. Log-probabilities use the sampler
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.adapter import Adapter
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
+from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.packed import Memory, Predictions, forward, predictions
+from agemem_dspy.optimizers.training import Sampling, TrainerConfig, Updated, rate_at
 from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
 
 _TRUNK_BATCHES = 2  # most tokens of a trunk, in micro-batches
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How weights are trained. Names are those of TRL and PEFT.
-
-    `max_tokens` bounds the tokens of a micro-batch and with it the memory of an update. `top_layers` trains adapters in
-    the last so many layers only (None: in all).
-    """
-
-    learning_rate: float = 3e-4
-    lora_r: int = 16
-    lora_alpha: int = 32
-    max_grad_norm: float = 1.0
-    top_layers: int | None = None
-    max_tokens: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not min(self.learning_rate, self.lora_r, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
-            raise ConfigurationError("learning_rate, lora_r, lora_alpha, max_tokens and max_grad_norm must be positive")
 
 
 class PolicyTrainer:
@@ -59,65 +37,17 @@ class PolicyTrainer:
 
     def __init__(self, engine: PolicyEngine, config: TrainerConfig, *, start: LoraWeights | None = None) -> None:
         self.config = config
-        layers = engine.model.config.num_hidden_layers
-        if config.top_layers is not None and not 1 <= config.top_layers <= layers:
-            raise ConfigurationError(f"top_layers must be between 1 and {layers}")
-        rank = start.rank if start else config.lora_r
-        alpha: Any = start.alpha if start else config.lora_alpha  # peft's annotation says int; a fraction works
-        lora = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=0.0,
-            target_modules=_targets(engine.model, layers - (config.top_layers or layers)),
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(config.seed)
-            # peft 0.21 asks transformers 5.23 by a deprecated name
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            self.model: Any = get_peft_model(engine.base_model(), lora)
-        self.model.train()
-        if start is not None:
-            self._load("default", start)
-        self._has_reference = False
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
-        )
-
-    def _pairs(self, adapter: str) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]:
-        found = {}
-        for name, module in self.model.base_model.model.named_modules():
-            if hasattr(module, "lora_A") and adapter in module.lora_A:
-                found[name] = (module.lora_A[adapter].weight, module.lora_B[adapter].weight)
-        return found
-
-    def _load(self, adapter: str, weights: LoraWeights) -> None:
-        own = self._pairs(adapter)
-        if own.keys() != weights.pairs.keys():
-            raise ConfigurationError(
-                "the adapter to continue from has other target layers; train with the top_layers it was made with"
-            )
-        with torch.no_grad():
-            for name, tensors in weights.pairs.items():
-                for parameter, tensor in zip(own[name], tensors, strict=True):
-                    parameter.copy_(tensor)
+        self.adapter = Adapter(engine, config, start=start)
+        self.model = self.adapter.model
+        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=config.learning_rate, weight_decay=0.0)
 
     def weights(self) -> LoraWeights:
         """Return a copy of the weights as they are now."""
-        own = self._pairs("default").items()
-        pairs = {name: (a.detach().cpu().clone(), b.detach().cpu().clone()) for name, (a, b) in own}
-        config = self.model.peft_config["default"]
-        return LoraWeights(rank=config.r, alpha=float(config.lora_alpha), pairs=pairs)
+        return self.adapter.weights()
 
     def set_reference(self) -> None:
         """Make the weights as they are now the reference policy of the KL term."""
-        current = self.weights()
-        if not self._has_reference:
-            with torch.random.fork_rng(devices=[]):  # its random start is overwritten below
-                self.model.add_adapter("reference", self.model.peft_config["default"])
-            self._has_reference = True
-        self._load("reference", current)
-        self.model.set_adapter("default")
+        self.adapter.set_reference()
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample], *, temperature: float = 1.0) -> torch.Tensor:
@@ -187,6 +117,28 @@ class PolicyTrainer:
         for part in predictions(segments, self.config.max_tokens // 2 + 1):
             loss(self._head(states[part.places], part, temperature), part.owners).backward()
         return hidden, torch.zeros_like(states) if states.grad is None else states.grad
+
+    def fit(
+        self,
+        steps: int,
+        *,
+        sample: Sampling,
+        updated: Updated,
+        beta: float = 0.0,
+        clip: float | None = 0.2,
+        temperature: float = 1.0,
+    ) -> None:
+        """See `GRPOBackend`. Where `sample` returns none, the weights stay as they are."""
+        if beta > 0:
+            self.set_reference()
+        for step in range(steps):
+            samples = sample(step)
+            metrics: Mapping[str, float] = {}
+            if samples:
+                rate = rate_at(step, steps)
+                metrics = self.update(samples, beta=beta, clip=clip, temperature=temperature, rate=rate)
+                return_freed_memory()
+            updated(step, self.weights(), metrics)
 
     def imitate(self, trajectories: Sequence[Sequence[Sample]], *, rate: float = 1.0) -> float:
         """Take one optimizer step of supervised learning; return the weighted mean loss a token (nats).
@@ -274,16 +226,11 @@ class PolicyTrainer:
         return column(old), column(advantages), column(weights)
 
     def _reference_logprobs(self, samples: Sequence[Sample], temperature: float) -> torch.Tensor:
-        if not self._has_reference:
-            raise ConfigurationError("call set_reference before an update with beta > 0")
-        self.model.set_adapter("reference")
-        try:
+        with self.adapter.reference():
             return self.logprobs(samples, temperature=temperature)
-        finally:
-            self.model.set_adapter("default")
 
     def _apply(self, rate: float) -> float:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = self.adapter.parameters()
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             self.optimizer.zero_grad()
@@ -298,19 +245,3 @@ class PolicyTrainer:
 def _detached(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy that gathers its own gradient, if the tensor has one."""
     return tensor.detach().requires_grad_(tensor.requires_grad)
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied by: three steps up, since Adam's first ones are its wildest, then
-    linearly down to a tenth."""
-    return min((step + 1) / 3, 1 - 0.9 * step / steps)
-
-
-def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
-    """Return the names of all linear layers in the transformer blocks from `first_layer` on."""
-    found = []
-    for name, module in model.named_modules():
-        block = re.search(r"\.layers\.(\d+)\.", name)
-        if block and int(block.group(1)) >= first_layer and isinstance(module, torch.nn.Linear):
-            found.append(name)
-    return found

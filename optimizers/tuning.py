@@ -24,7 +24,7 @@ from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.evaluation import evaluate
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
-from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import RewardWeights, TrajectoryReward
 

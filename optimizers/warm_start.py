@@ -23,7 +23,8 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
-from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig, rate_at
+from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.optimizers.training import TrainerConfig, rate_at
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.programs.episode import ThreeStageEpisode

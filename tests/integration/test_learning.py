@@ -23,7 +23,7 @@ from agemem_dspy.optimizers.demonstrator import careless_outputs
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO, completions, grpo_samples
-from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tree import TokenTree
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine

@@ -25,7 +25,8 @@ from agemem_dspy.optimizers.stepwise_grpo import (
     describe_groups,
     grpo_samples,
 )
-from agemem_dspy.optimizers.trainer import PolicyTrainer, TrainerConfig
+from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tree import Sample, TokenTree
 from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.compact import CompactAdapter

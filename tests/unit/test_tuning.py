@@ -15,7 +15,7 @@ from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig
-from agemem_dspy.optimizers.trainer import TrainerConfig
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tuning import RewardTuner, simplex, uniforms
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.lm import local_lm

@@ -1,0 +1,102 @@
+"""What trainers have in common: their configurations, the learning rate's course and how they are driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.policy.lora import LoraWeights
+
+Sampling = Callable[[int], Sequence[Sequence[Sample]]]  # plays a step's rollouts with the weights reported last
+Updated = Callable[[int, LoraWeights, Mapping[str, float]], None]  # is told each step's weights and numbers, if any
+Loss = Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo"]
+_OURS = frozenset(
+    ("learning_rate", "loss_type", "importance_sampling_level", "beta", "epsilon", "temperature", "max_steps")
+) | frozenset(("max_grad_norm", "seed", "gradient_accumulation_steps", "steps_per_generation", "num_generations"))
+
+
+class GRPOBackend(Protocol):
+    """Turns rollouts into weights: `PolicyTrainer` over token trees, or `TRLTrainer`."""
+
+    def fit(
+        self,
+        steps: int,
+        *,
+        sample: Sampling,
+        updated: Updated,
+        beta: float = 0.0,
+        clip: float | None = 0.2,
+        temperature: float = 1.0,
+    ) -> None:
+        """Take optimizer steps, each on the calls that `sample(step)` returns; then tell `updated` the new weights.
+
+        Args:
+            beta, clip: see `grpo.stepwise_grpo_loss`; the reference policy is the one that training starts from.
+            temperature: the sampler's.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How weights are trained. Names are those of TRL and PEFT.
+
+    `max_tokens` bounds the tokens of a micro-batch and with it the memory of an update. `top_layers` trains adapters in
+    the last so many layers only (None: in all).
+    """
+
+    learning_rate: float = 3e-4
+    lora_r: int = 16
+    lora_alpha: int = 32
+    max_grad_norm: float = 1.0
+    top_layers: int | None = None
+    max_tokens: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not min(self.learning_rate, self.lora_r, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
+            raise ConfigurationError("learning_rate, lora_r, lora_alpha, max_tokens and max_grad_norm must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRLConfig(TrainerConfig):
+    """How TRL trains.
+
+    Args:
+        loss_type: TRL's loss, which decides what weighs equally: tokens ("dapo", "bnpo", "cispo"), calls ("grpo") or
+            calls of the longest length ("dr_grpo").
+        importance_sampling_level: "token", or "sequence" for one ratio a call (GSPO; with the loss "grpo").
+        micro_batches: in how many parts the calls of an update are computed; `max_tokens` is not used.
+        options: further fields of `trl.GRPOConfig`, such as `report_to`, `save_steps` or `output_dir`.
+
+    Raises:
+        ConfigurationError: an unknown loss or level, or an option that is set elsewhere.
+    """
+
+    loss_type: Loss = "dapo"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    micro_batches: int = 8
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_type not in get_args(Loss):
+            raise ConfigurationError(f"loss_type must be one of {', '.join(get_args(Loss))}, not {self.loss_type!r}")
+        if self.importance_sampling_level not in ("token", "sequence"):
+            raise ConfigurationError(
+                f"importance_sampling_level must be 'token' or 'sequence', not {self.importance_sampling_level!r}"
+            )
+        if self.micro_batches < 1:
+            raise ConfigurationError(f"micro_batches must be at least 1, not {self.micro_batches}")
+        twice = sorted(_OURS & set(self.options))
+        if twice:
+            raise ConfigurationError(f"options must not hold {twice[0]!r}: it is set by TRLConfig or GRPOConfig")
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Return what the learning rate is multiplied by: three steps up, since Adam's first ones are its wildest, then
+    linearly down to a tenth."""
+    return min((step + 1) / 3, 1 - 0.9 * step / steps)
