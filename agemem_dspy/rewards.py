@@ -69,8 +69,7 @@ CONTEXT_TERMS: Mapping[str, Term] = {
 MEMORY_TERMS: Mapping[str, Term] = {"storage": storage, "maintenance": maintenance, "relevance": relevance}
 TERMS: Mapping[str, Term] = {"task": task, **CONTEXT_TERMS, **MEMORY_TERMS, "penalty": penalty}
 # What the steps of a stage are there to change. What is stored decides the answer, yet whether there is one at all is
-# decided in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer. A
-# filter in stage 1 earns `preventive` too, but frees a context that is wiped anyway.
+# decided in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer.
 STAGE_TERMS: Mapping[Stage, tuple[str, ...]] = {
     Stage.CONSTRUCT: ("answer", "preservation", "storage", "maintenance", "relevance"),
     Stage.CONTROL: ("compression", "preventive", "maintenance"),

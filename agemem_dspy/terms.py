@@ -3,7 +3,8 @@
 They read the append-only event log, the answer and the final counts, never the live context.
 
 Deviations from the paper:
-1. An operation that failed, was automatic or freed no tokens earns nothing anywhere.
+1. An operation that failed, was automatic or freed no tokens earns nothing anywhere; nor does clearing the context
+   in stage 1, where it is wiped anyway and filtering a fact away would pay as well as a distractor.
 2. Storage gives no credit for duplicates (each fact pays the one entry that states it best), and
    keeps the credit of an entry that the messages later asked to replace or to forget. With nothing
    to store, storing nothing earns 1.
@@ -94,12 +95,13 @@ def compression(example: Any, trajectory: Trajectory, ctx: TermContext) -> float
 
 
 def preventive(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return 1 if the policy's filter or summarize freed tokens before any overflow, else 0."""
+    """Return 1 if the policy's filter or summarize freed tokens after stage 1 and before any overflow, else 0."""
     limit = trajectory.max_context_tokens
     for event in sorted(trajectory.events, key=lambda event: event.index):
         if event.tokens_before > limit:
             return 0.0
-        if event.tool in ("filter_context", "summarize_context") and _earns(event) and _freed(event):
+        clears = event.tool in ("filter_context", "summarize_context") and event.stage > Stage.CONSTRUCT
+        if clears and _earns(event) and _freed(event):
             return 1.0
         if event.tokens_after > limit:
             return 0.0

@@ -105,13 +105,13 @@ def _make(split: Split, difficulty: Difficulty, seed: int, index: int) -> dspy.E
 
 def _easy(rng: random.Random, split: Split) -> tuple[History, Question]:
     plan = rng.choices(
-        ("add", "add add", "add change", "chat add", "add add change", "add add forget"),
-        weights=(20, 25, 20, 15, 10, 10),
+        ("add", "add add", "chat add", "add change", "add forget"),
+        weights=(30, 15, 20, 25, 10),
     )[0].split()
     history = History.begin(rng, split)
-    _play(history, plan, keep=1)
-    # 0.1 * 0.6 + 0.9 * 0.1 = 15 % of the questions have no answer in memory.
-    unknown = rng.random() < (0.6 if "forget" in plan else 0.1)
+    _play(history, plan, keep=0)
+    # All that was to be forgotten and 5 % of the others: 15 % of the questions have no answer in memory.
+    unknown = not history.facts or rng.random() < 0.05
     return history, history.unknown_question() if unknown else history.single_question()
 
 

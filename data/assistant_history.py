@@ -113,7 +113,7 @@ class History:
             return False
         new = replace(old, value=value)
         frames, wording = FRAMES[self.split], old.attribute.wordings[self.split]
-        self._say(self._pick(frames.changes, (wording.change,), old.owner), new, old=old.value)
+        self._say(self._pick(frames.changes, wording.changes, old.owner), new, old=old.value)
         self._operate("update_memory", content=new.content, old=old.content)
         self.facts[at] = new
         self.changed.add(new.subject)
@@ -174,7 +174,7 @@ class History:
         return None
 
     def _ask(self, fact: Fact) -> str:
-        own = (fact.attribute.wordings[self.split].ask,)
+        own = fact.attribute.wordings[self.split].asks
         return self._pick(FRAMES[self.split].asks, own, fact.owner).format(s=fact.spoken)
 
     def _pick(self, general: tuple[str, ...], own: tuple[str, ...], owner: str) -> str:

@@ -215,6 +215,12 @@ def test_removing_nothing_or_growing_the_context_prevents_nothing(tool: str) -> 
     assert terms(make_event(tool, "m", stage=2, tokens=(300, 200)))["preventive"] == 1.0
 
 
+@pytest.mark.parametrize("tool", [FILTER, SUMMARIZE])
+def test_clearing_the_context_that_is_wiped_anyway_earns_nothing(tool: str) -> None:
+    """Paid, it taught a policy to filter facts away in stage 1."""
+    assert terms(make_event(tool, "m", stage=1, tokens=(300, 200)))["preventive"] == 0.0
+
+
 def test_filtering_the_facts_away_loses_preservation() -> None:
     wiped = TrajectoryReward().terms(make_example(), honest_trajectory(context=[]))
     assert wiped["preservation"] == 0.0

@@ -35,7 +35,7 @@ def frames(split: Split) -> list[str]:
 
 def templates(split: Split) -> list[str]:
     """Every wording that a split can use, stage 1, question and chatter alike."""
-    own = [text for a in ATTRIBUTES for w in (a.wordings[split],) for text in (*w.states, w.change, w.ask)]
+    own = [text for a in ATTRIBUTES for w in (a.wordings[split],) for text in (*w.states, *w.changes, *w.asks)]
     return [*frames(split), *own, *(text for texts in chatter(split).values() for text in texts)]
 
 
@@ -79,8 +79,8 @@ def test_templates_have_only_known_slots_and_give_the_value(split: Split) -> Non
         assert "{v}" in template
     for attribute in ATTRIBUTES:
         wording = attribute.wordings[split]
-        assert all("{v}" in template for template in (*wording.states, wording.change))
-        assert "{" not in wording.ask
+        assert all("{v}" in template for template in (*wording.states, *wording.changes))
+        assert not any("{" in ask for ask in wording.asks)
 
 
 @pytest.mark.parametrize("split", SPLITS)
