@@ -11,6 +11,7 @@ AgeMemError
 │   └── EmbedderMismatch    the store was built with another embedding model
 ├── ToolError               a policy's mistake; becomes an observation, never a crash
 ├── RewardError             a reward term or judge raised; names the term
+├── TrainingError           a training run that cannot learn; says what may help
 └── RunError                a run directory that cannot be written or resumed
 
 A policy's mistake is data (`ToolEvent(ok=False)`); ours is one of these.
@@ -64,6 +65,10 @@ class ToolError(AgeMemError):
 
 class RewardError(AgeMemError):
     """A reward term, judge or embedder raised; the message names the term."""
+
+
+class TrainingError(AgeMemError):
+    """A training run that cannot learn; the message says what may help."""
 
 
 class RunError(AgeMemError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from agemem_dspy.errors import ConfigurationError, RunError
+from agemem_dspy.errors import ConfigurationError, RunError, TrainingError
 from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.local import local_policy
+from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import GRPOBackend, TrainerConfig, TRLConfig
@@ -48,6 +51,12 @@ class GRPOConfig:
         scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
             the first third of the steps, then 1 and 2, then all.
+        resample: how often, in a step, tasks whose trajectories all tie are replaced by the next ones: a group without
+            spread teaches nothing.
+        dead_steps: the run stops with an error when that many steps from its start, resampled, taught nothing.
+        validate_every: after how many steps the policy plays the validation set, as it does before the first; the best
+            is what `compile` returns. 0 does not validate.
+        patience: stop after so many validations without a new best.
         num_threads: episodes played at once; also the largest batch the engine sees.
         seed: of task order and sampling.
     """
@@ -62,6 +71,10 @@ class GRPOConfig:
     credit: Credit = "broadcast"
     scale: Scale = "token"
     curriculum: Literal["joint", "progressive"] = "joint"
+    resample: int = 1
+    dead_steps: int = 5
+    validate_every: int = 0
+    patience: int | None = None
     num_threads: int = 32
     seed: int = 0
 
@@ -88,6 +101,10 @@ class GRPOConfig:
             raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
         if self.curriculum == "progressive" and self.max_steps < 3:
             raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
+        if min(self.resample, self.validate_every) < 0 or self.dead_steps < 1:
+            raise ConfigurationError("resample and validate_every must not be negative, dead_steps at least 1")
+        if self.patience is not None and (self.patience < 1 or not self.validate_every):
+            raise ConfigurationError("patience counts validations: it must be at least 1 and needs validate_every")
 
 
 class StepwiseGRPO(Teleprompter):
@@ -137,10 +154,13 @@ class StepwiseGRPO(Teleprompter):
         """Return a copy of the student served by newly trained weights; the student is not changed.
 
         Args:
-            teacher, valset: accepted for DSPy's interface; GRPO learns from its own rollouts alone.
+            teacher: accepted for DSPy's interface; GRPO learns from its own rollouts alone.
+            valset: held-out examples for `validate_every`.
 
         Raises:
-            ConfigurationError: an empty training set, an unknown option, or an LM that is not a local policy.
+            ConfigurationError: an empty training set, `validate_every` without a validation set, an unknown option, or
+                an LM that is not a local policy.
+            TrainingError: nothing could be learnt from the first steps; says what may help.
             RewardError: a reward term raised; nothing is turned into a zero.
             RunError: `log_dir` cannot be written.
         """
@@ -148,9 +168,11 @@ class StepwiseGRPO(Teleprompter):
             raise ConfigurationError(f"StepwiseGRPO.compile does not know the option {sorted(options)[0]!r}")
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
+        if self.config.validate_every and not valset:
+            raise ConfigurationError("validate_every needs a validation set; pass valset, or set it to 0")
         lm, engine = local_policy(student)
         self._log("")  # a folder that cannot be written is found before anything is sampled
-        run = _Run(self, student, engine, _Tasks(trainset, self.config.seed))
+        run = _Run(self, student, engine, _Tasks(trainset, self.config.seed), list(valset or ()))
         trainer = _backend(self.trainer)(engine, self.trainer, start=engine.weights(lm.model))
         trainer.fit(
             self.config.max_steps,
@@ -160,8 +182,8 @@ class StepwiseGRPO(Teleprompter):
             clip=self.config.clip,
             temperature=self.config.temperature,
         )
-        run.program._compiled = True
-        return run.program
+        run.best._compiled = True
+        return run.best
 
     def _report(self, line: dict[str, Any]) -> None:
         self._log(json.dumps(line) + "\n")
@@ -183,51 +205,112 @@ class _Run:
     """One compilation: plays each step's rollouts with the weights of the step before and reports them."""
 
     def __init__(
-        self, optimizer: StepwiseGRPO, student: ThreeStageEpisode, engine: PolicyEngine, tasks: _Tasks
+        self,
+        optimizer: StepwiseGRPO,
+        student: ThreeStageEpisode,
+        engine: PolicyEngine,
+        tasks: _Tasks,
+        valset: list[dspy.Example],
     ) -> None:
         self.optimizer, self.config, self.engine, self.tasks = optimizer, optimizer.config, engine, tasks
+        self.valset, self.farmed = valset, FarmedTerms()
         self.lm = student.get_lm()
         self.program = copy.deepcopy(student)
         self.program.set_lm(self.lm)
         self.groups: list[Group] = []
+        self.resampled = self.worse = 0
+        self.learnt = False
         self.started = self.begun = self.sampled = time.perf_counter()
+        self.best = copy.deepcopy(self.program) if self.config.validate_every else self.program
+        self.best_score = self._validation() if self.config.validate_every else -math.inf
 
     def sample(self, step: int) -> list[list[Sample]]:
-        """Play the tasks of a step; return their calls with advantages, none where all groups tie."""
-        config, metric = self.config, self.optimizer.metric
-        self.begun = time.perf_counter()
-        self.groups = collect_groups(
-            self._at_stage(step),
-            self.tasks.take(config.tasks_per_step),
-            metric,
-            num_generations=config.num_generations,
-            temperature=config.temperature,
-            num_threads=config.num_threads,
-            entropy=(config.seed, step),
-        )
-        self.sampled = time.perf_counter()
-        by_stage = metric.stage_reward if config.credit == "stage" else None
-        return grpo_samples(self.groups, config.scale, eps=config.eps, by_stage=by_stage)
+        """Play the tasks of a step; return their calls with advantages, none where all groups tie.
 
-    def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> None:
-        """Serve the weights, where `metrics` say that they are new, and report the step."""
+        Raises:
+            TrainingError: the first steps taught nothing.
+        """
+        self.begun = time.perf_counter()
+        self.groups, self.resampled = self._play(step, 0, self.config.tasks_per_step), 0
+        for attempt in range(1, self.config.resample + 1):
+            tied = [i for i, group in enumerate(self.groups) if not self._samples([group])]
+            if not tied:
+                break
+            for i, group in zip(tied, self._play(step, attempt, len(tied)), strict=True):
+                self.groups[i] = group
+            self.resampled += len(tied)
+        self.sampled = time.perf_counter()
+        samples = self._samples(self.groups)
+        self.learnt = self.learnt or bool(samples)
+        if not self.learnt and step + 1 == self.config.dead_steps:
+            raise TrainingError(
+                f"in the first {step + 1} steps all trajectories of every group had the same reward, so there was "
+                "nothing to learn: warm the policy up first (WarmStart), raise the temperature or num_generations, or "
+                "use a reward that tells these episodes apart"
+            )
+        return samples
+
+    def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> bool:
+        """Serve the weights, where `metrics` say that they are new, and report; return whether to go on."""
         if metrics:
             model = self.engine.register(f"grpo-{weights.sha256()[:10]}", weights)
             self.program.set_lm(self.lm.copy(model=model))
         now = time.perf_counter()
-        self.optimizer._report(
-            {
-                "phase": "grpo",
-                "step": step + 1,
-                "steps": self.config.max_steps,
-                "model": self.program.get_lm().model,
-                **describe_groups(self.groups),
-                **metrics,
-                "rollout_seconds": self.sampled - self.begun,
-                "update_seconds": now - self.sampled,
-                "seconds": now - self.started,
-            }
+        line = {
+            "phase": "grpo",
+            "step": step + 1,
+            "steps": self.config.max_steps,
+            "model": self.program.get_lm().model,
+            **describe_groups(self.groups),
+            "resampled_groups": self.resampled,
+            **metrics,
+            "rollout_seconds": self.sampled - self.begun,
+            "update_seconds": now - self.sampled,
+            "seconds": now - self.started,
+        }
+        if self.config.validate_every and (step + 1) % self.config.validate_every == 0:
+            line["validation"] = score = self._validation()
+            self.worse = 0 if score > self.best_score else self.worse + 1
+            if score > self.best_score:
+                self.best, self.best_score = copy.deepcopy(self.program), score
+        farmed = self.farmed.update(line["terms"])
+        if farmed:
+            line["farmed"] = farmed
+            warnings.warn(
+                f"step {step + 1}: {', '.join(farmed)} rose while the answer score fell; lower the weight of such "
+                "terms or the learning rate, or return the best policy on a validation set (validate_every)",
+                stacklevel=2,
+            )
+        self.optimizer._report(line)
+        return self.config.patience is None or self.worse < self.config.patience
+
+    def _play(self, step: int, attempt: int, count: int) -> list[Group]:
+        return collect_groups(
+            self._at_stage(step),
+            self.tasks.take(count),
+            self.optimizer.metric,
+            num_generations=self.config.num_generations,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed, step, attempt) if attempt else (self.config.seed, step),
         )
+
+    def _samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
+        by_stage = self.optimizer.metric.stage_reward if self.config.credit == "stage" else None
+        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage)
+
+    def _validation(self) -> float:
+        """Return the mean reward on the validation set, each example played once with random numbers of its own."""
+        groups = collect_groups(
+            self.program,
+            self.valset,
+            self.optimizer.metric,
+            num_generations=1,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed,),
+        )
+        return statistics.fmean(reward for group in groups for reward in group.rewards)
 
     def _at_stage(self, step: int) -> ThreeStageEpisode:
         if self.config.curriculum == "joint":
@@ -309,23 +392,3 @@ def grpo_samples(
         [Sample.of(one, advantage=advantage, weight=w) for (one, advantage), w in zip(own, ws, strict=True)]
         for own, ws in zip(played, weights, strict=True)
     ]
-
-
-def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return what a step's rollouts were like: mean reward and terms, ties, tool calls, parse rate."""
-    rewards = [reward for group in groups for reward in group.rewards]
-    terms = [term for group in groups for term in group.terms]
-    steps = [step for group in groups for t in group.trajectories for step in t.steps if step.kind == "act"]
-    events = [e for group in groups for t in group.trajectories for e in t.events if not e.automatic]
-    tools: dict[str, int] = {}
-    for event in events:
-        tools[event.tool or "none"] = tools.get(event.tool or "none", 0) + 1
-    return {
-        "reward": statistics.fmean(rewards),
-        "reward_std": statistics.pstdev(rewards),
-        "terms": {name: statistics.fmean(t[name] for t in terms) for name in terms[0]},
-        "tied_groups": sum(not group_advantages(group.rewards).any() for group in groups),
-        "parse_rate": statistics.fmean(step.parsed for step in steps) if steps else None,
-        "tool_success": statistics.fmean(e.ok for e in events) if events else None,
-        "tools": tools,
-    }

@@ -138,7 +138,8 @@ class PolicyTrainer:
                 rate = rate_at(step, steps)
                 metrics = self.update(samples, beta=beta, clip=clip, temperature=temperature, rate=rate)
                 return_freed_memory()
-            updated(step, self.weights(), metrics)
+            if not updated(step, self.weights(), metrics):
+                return
 
     def imitate(self, trajectories: Sequence[Sequence[Sample]], *, rate: float = 1.0) -> float:
         """Take one optimizer step of supervised learning; return the weighted mean loss a token (nats).

@@ -11,7 +11,7 @@ from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.lora import LoraWeights
 
 Sampling = Callable[[int], Sequence[Sequence[Sample]]]  # plays a step's rollouts with the weights reported last
-Updated = Callable[[int, LoraWeights, Mapping[str, float]], None]  # is told each step's weights and numbers, if any
+Updated = Callable[[int, LoraWeights, Mapping[str, float]], bool]  # takes a step's weights; says whether to go on
 Loss = Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo"]
 _OURS = frozenset(
     ("learning_rate", "loss_type", "importance_sampling_level", "beta", "epsilon", "temperature", "max_steps")
@@ -31,9 +31,13 @@ class GRPOBackend(Protocol):
         clip: float | None = 0.2,
         temperature: float = 1.0,
     ) -> None:
-        """Take optimizer steps, each on the calls that `sample(step)` returns; then tell `updated` the new weights.
+        """Take optimizer steps until `updated` says that it is enough.
 
         Args:
+            steps: most of them; the learning rate's course is laid out for so many.
+            sample: called with a step, from 0; plays it with the weights last reported and returns its calls.
+            updated: called after a step with the weights and numbers such as `loss`, `grad_norm` and `kl`; no numbers
+                mean that nothing was trained.
             beta, clip: see `grpo.stepwise_grpo_loss`; the reference policy is the one that training starts from.
             temperature: the sampler's.
         """

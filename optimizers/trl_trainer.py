@@ -179,7 +179,8 @@ class _Report(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **rest: Any) -> None:
         if logs is not None and "loss" in logs:
             metrics = {_METRICS.get(name, name): float(logs[name]) for name in _REPORTED if logs.get(name) is not None}
-            self.updated(state.global_step - 1, self.adapter.weights(), metrics)
+            go_on = self.updated(state.global_step - 1, self.adapter.weights(), metrics)
+            control.should_training_stop = control.should_training_stop or not go_on
 
 
 def _no_reward(**_: Any) -> list[float | None]:

@@ -14,15 +14,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agemem_dspy.errors import ConfigurationError, ModelError
+from agemem_dspy.errors import ConfigurationError, ModelError, TrainingError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.grpo import SCALES, Scale
+from agemem_dspy.optimizers.monitor import describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.stepwise_grpo import (
     GRPOConfig,
     StepwiseGRPO,
     completions,
-    describe_groups,
     grpo_samples,
 )
 from agemem_dspy.optimizers.trainer import PolicyTrainer
@@ -616,3 +616,66 @@ def test_a_progressive_curriculum_unlocks_the_stages(folder: Path) -> None:
     result = StepwiseGRPO(metric, config=config, trainer=CONFIG).compile(student, trainset=TRAINSET)
     assert metric.stages == [{1}, {1}, {1, 2}, {1, 2}, {1, 2, 3}, {1, 2, 3}]
     assert result.stages == student.stages == 3
+
+
+class Alternating(TrajectoryReward):
+    """Pays by the token for one example and the same for every trajectory of the other."""
+
+    def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:
+        return (
+            ConstantReward().terms(example, trajectory)
+            if example.id == "b"
+            else TokenReward().terms(example, trajectory)
+        )
+
+
+def test_a_group_that_ties_is_played_again_with_another_task(folder: Path) -> None:
+    """Tasks come shuffled, each once: of two, one ties and is replaced by the other."""
+    lines: list[dict[str, Any]] = []
+    for resample in (0, 1):
+        config = GRPOConfig(
+            num_generations=2, tasks_per_step=1, max_steps=2, num_threads=2, beta=0.0, resample=resample
+        )
+        student = program(PolicyEngine(load(folder), name="tiny"))
+        optimizer = StepwiseGRPO(Alternating(), config=config, trainer=CONFIG, on_step=lines.append)
+        optimizer.compile(student, trainset=TRAINSET)
+    assert sorted(line["tied_groups"] for line in lines[:2]) == [0, 1]
+    assert sum(line["resampled_groups"] for line in lines[:2]) == 0
+    assert sum(line["resampled_groups"] for line in lines[2:]) >= 1
+    assert sum("loss" in line for line in lines[2:]) >= sum("loss" in line for line in lines[:2])
+
+
+def test_a_run_whose_first_steps_all_tie_stops_with_advice(folder: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    config = GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=9, num_threads=2, dead_steps=2)
+    optimizer = StepwiseGRPO(ConstantReward(), config=config, on_step=lines.append)
+    with pytest.raises(TrainingError, match="first 2 steps .* warm the policy up first"):
+        optimizer.compile(program(PolicyEngine(load(folder), name="tiny")), trainset=TRAINSET)
+    assert len(lines) == 1
+
+
+class Falling(TrajectoryReward):
+    """Pays every validation less than the one before; training episodes by the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.validated = 0
+
+    def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:
+        if example.id != "held out":
+            return TokenReward().terms(example, trajectory)
+        self.validated += 1
+        return {"reward": -float(self.validated)}
+
+
+def test_the_best_on_validation_is_returned_and_patience_ends_the_run(folder: Path) -> None:
+    metric, lines = Falling(), list[dict[str, Any]]()
+    valset = [TRAINSET[0].copy(id="held out")]
+    config = GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=9, num_threads=1, validate_every=2, patience=2)
+    student = program(PolicyEngine(load(folder), name="tiny"))
+    optimizer = StepwiseGRPO(metric, config=config, trainer=CONFIG, on_step=lines.append)
+    result = optimizer.compile(student, trainset=TRAINSET, valset=valset)
+    assert [line.get("validation") for line in lines] == [None, -2.0, None, -3.0]
+    assert result.get_lm().model == student.get_lm().model
+    with pytest.raises(ConfigurationError, match="validate_every needs a validation set"):
+        optimizer.compile(student, trainset=TRAINSET)

@@ -119,10 +119,11 @@ def fitted(
         parameters = optimizer.param_groups[0]["params"]
         gradient[:] = [torch.cat([p.grad.double().flatten() for p in parameters])]
 
-    def updated(step: int, new: LoraWeights, numbers: Mapping[str, float]) -> None:
+    def updated(step: int, new: LoraWeights, numbers: Mapping[str, float]) -> bool:
         assert step == len(weights)
         weights.append(new)
         metrics.append(numbers)
+        return True
 
     handle = register_optimizer_step_pre_hook(keep)
     try:
@@ -256,6 +257,6 @@ def test_what_trl_cannot_do_is_refused(engine: PolicyEngine, calls: list[list[Sa
     with pytest.raises(ConfigurationError, match="scale='call' has no effect in TRL"):
         StepwiseGRPO(TrajectoryReward(), config=GRPOConfig(scale="call"), trainer=TRLConfig())
     with pytest.raises(ConfigurationError, match="TRL always clips"):
-        TRLTrainer(engine, TRLConfig()).fit(1, sample=lambda step: calls, updated=lambda *_: None, clip=None)
+        TRLTrainer(engine, TRLConfig()).fit(1, sample=lambda step: calls, updated=lambda *_: True, clip=None)
     with pytest.raises(ConfigurationError, match="TRL refuses the options: .*no_such_field"):
         fitted(TRLTrainer(engine, TRLConfig(options={"no_such_field": 1})), calls)
