@@ -4,14 +4,18 @@
     python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
 
 Rollouts: the same seeded episodes, with and without reusing known prefixes, with and without drafts. Update: the
-gradient of those episodes, with each token of their tree computed once, and with a row for every LM call.
+gradient of those episodes, with each token of their tree computed once, with a row for every LM call, and by TRL's
+GRPOTrainer, which always takes a row for every call.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import resource
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,13 +24,18 @@ from rich.table import Table
 
 import agemem_dspy as am
 from agemem_dspy.data.assistant import generate
-from agemem_dspy.optimizers import TrainerConfig
+from agemem_dspy.optimizers import TrainerConfig, TRLConfig
+from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups, play_all
-from agemem_dspy.optimizers.stepwise_grpo import grpo_samples
+from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.optimizers.trl_trainer import TRLTrainer
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.types import Group
+
+Timed = tuple[float, float]  # seconds, tokens through the model
 
 SAMPLERS = {
     "one token a pass": {"prefix_bytes": 0, "max_draft": 0},
@@ -104,22 +113,76 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
 
 
 def update(episode: am.ThreeStageEpisode, groups: Sequence[Group], top_layers: int | None) -> None:
-    """Compute the gradient of the episodes both ways and print what it took."""
+    """Take one optimizer step on the episodes in each way and print what it took."""
     _, engine = local_policy(episode)
-    trajectories = grpo_samples(groups, "call")
-    table = Table(title=f"update: {sum(map(len, trajectories))} LM calls of {len(trajectories)} trajectories")
-    for column in ("", "seconds", "speed", "tokens computed"):
+    trajectories = grpo_samples(groups, "token")
+    calls = [sample for own in trajectories for sample in own]
+    title = f"update: {len(calls)} LM calls of {len(trajectories)} trajectories, {torch.get_num_threads()} threads"
+    table = Table(title=title)
+    for column in ("", "seconds", "speed", "tokens computed", "memory added"):
         table.add_column(column, justify="right" if column else "left")
-    apart = [[[sample]] for samples in trajectories for sample in samples]
+    rowwise = sum(len(sample.prompt_ids) + len(sample.completion_ids) for sample in calls)
+    ways = {
+        "TRL, a row for every call": (lambda: _trl(engine, trajectories, top_layers), rowwise),
+        "a row for every call": (lambda: _tree(engine, [[[one]] for one in calls], top_layers), None),
+        "the tree of all calls": (lambda: _tree(engine, [trajectories], top_layers), None),
+    }
     first = 0.0
-    for name, parts in {"a row for every call": apart, "the tree of all calls": [trajectories]}.items():
-        trainer = PolicyTrainer(engine, TrainerConfig(top_layers=top_layers))
-        began = time.perf_counter()
-        tokens = sum(trainer.update(part)["tokens"] for part in parts)
-        seconds = time.perf_counter() - began
+    for name, (way, counted) in ways.items():
+        seconds, tokens, megabytes = _measured(way)
         first = first or seconds
-        table.add_row(name, f"{seconds:.1f}", f"{first / seconds:.2f}x", f"{tokens:.0f}")
+        cells = (f"{seconds:.1f}", f"{first / seconds:.2f}x", f"{counted or tokens:.0f}", f"{megabytes} MB")
+        table.add_row(name, *cells)
     Console().print(table)
+
+
+def _tree(engine: PolicyEngine, parts: Sequence[Sequence[Sequence[Sample]]], top_layers: int | None) -> Timed:
+    trainer = PolicyTrainer(engine, TrainerConfig(top_layers=top_layers))
+    began = time.perf_counter()
+    tokens = sum(trainer.update(part)["tokens"] for part in parts)
+    return time.perf_counter() - began, tokens
+
+
+def _trl(engine: PolicyEngine, trajectories: Sequence[Sequence[Sample]], top_layers: int | None) -> Timed:
+    trainer = TRLTrainer(engine, TRLConfig(top_layers=top_layers, micro_batches=len(trajectories)))
+    times: list[float] = []
+
+    def sample(_: int) -> Sequence[Sequence[Sample]]:
+        times.append(time.perf_counter())
+        return trajectories
+
+    def updated(*_: object) -> bool:
+        times.append(time.perf_counter())
+        return True
+
+    trainer.fit(1, sample=sample, updated=updated)
+    return times[1] - times[0], 0.0
+
+
+def _measured(way: Callable[[], Timed]) -> tuple[float, float, int]:
+    """Return the seconds and tokens of an update, and the megabytes by which it raised resident memory."""
+    gc.collect()
+    return_freed_memory()
+    before = highest = _resident()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.02):
+            highest = max(highest, _resident())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        seconds, tokens = way()
+    finally:
+        done.set()
+        watcher.join()
+    return seconds, tokens, (highest - before) >> 20
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

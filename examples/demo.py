@@ -3,9 +3,8 @@
     python examples/demo.py                SmolLM2-135M; 14 minutes on two cores
     python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
 
-Every phase is scored on the same held-out episodes, played at the temperature that GRPO samples at. The run
-directory holds config.json, results.json, metrics.jsonl, one JSONL file of episodes a phase, the compiled
-programs and two plots.
+Every phase is scored on the same held-out episodes. The run directory holds config.json, results.json,
+metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two plots.
 """
 
 from __future__ import annotations
@@ -62,10 +61,9 @@ INTERVALS = ("reward", "answer")
 class DemoConfig:
     """Everything that decides a run; written to config.json.
 
-    `mistakes` is the share of careless decisions in the demonstrations, which a prompted teacher's would have too: the
-    warm start teaches the form, and leaves the choice to GRPO. `verbatim` demonstrations store messages as they
-    are. With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes.
-    `pretrain_steps` makes a tiny model first.
+    `mistakes` is the share of careless decisions in the demonstrations; `verbatim` ones store messages as they are.
+    With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes. GRPO samples at
+    `temperature`, the test is played at `test_temperature`. `pretrain_steps` makes a tiny model first.
     """
 
     model: str = "smollm2-135m"
@@ -73,14 +71,15 @@ class DemoConfig:
     pretrain_mistakes: float = 0.3
     seed: int = 0
     test_split: Literal["train", "test"] = "test"
-    test_episodes: int = 20
+    test_episodes: int = 24
+    test_temperature: float = 0.0
     val_episodes: int = 0
     warm_examples: int = 64
-    mistakes: float = 0.3
+    mistakes: float = 0.0
     verbatim: bool = True
     warm_learning_rate: float = 1e-3
-    max_steps: int = 7
-    tasks_per_step: int = 3
+    max_steps: int = 16
+    tasks_per_step: int = 2
     num_generations: int = 8
     temperature: float = 1.0
     credit: Credit = "stage"
@@ -99,9 +98,12 @@ QUICK: dict[str, Any] = {
     "pretrain_mistakes": 0.6,
     "test_split": "train",
     "test_episodes": 32,
+    "test_temperature": 1.0,
     "val_episodes": 32,
+    "mistakes": 0.3,
     "verbatim": False,
     "max_steps": 25,
+    "tasks_per_step": 3,
     "credit": "broadcast",
     "learning_rate": 2e-3,
     "top_layers": None,
@@ -184,7 +186,7 @@ class Demo:
                 seed=self.config.seed,
                 on_step=self._on_step,
             )
-        lm = am.local_lm(model, max_tokens=self.config.max_tokens, temperature=self.config.temperature)
+        lm = am.local_lm(model, max_tokens=self.config.max_tokens, temperature=self.config.test_temperature)
         episode.set_lm(lm)
         return episode
 
@@ -221,6 +223,7 @@ class Demo:
                 on_step=self._on_step,
             ),
             log_dir=self.out,
+            resume=False,
             on_phase=self._on_phase,
         )
 

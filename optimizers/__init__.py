@@ -3,7 +3,8 @@
 from agemem_dspy.optimizers.agemem import AgeMemOptimizer
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.demonstrator import Demonstrator
-from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
+from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig, TRLConfig
 from agemem_dspy.optimizers.tuning import RewardTuner
 from agemem_dspy.optimizers.warm_start import WarmStart

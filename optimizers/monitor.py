@@ -55,13 +55,13 @@ class FarmedTerms:
 
     def __init__(self, *, window: int = 5, rise: float = 0.2, fall: float = 0.1) -> None:
         self.window, self.rise, self.fall = window, rise, fall
-        self._seen: list[Mapping[str, float]] = []
+        self.seen: list[Mapping[str, float]] = []
         self._named: set[str] = set()
 
     def update(self, terms: Mapping[str, float]) -> list[str]:
         """Take the mean terms of a step; return the terms found to be farmed since."""
-        self._seen.append(terms)
-        if len(self._seen) < 2 * self.window or "answer" not in terms:
+        self.seen.append(terms)
+        if len(self.seen) < 2 * self.window or "answer" not in terms:
             return []
         change = {name: self._mean(name, -self.window) - self._mean(name, 0) for name in terms}
         if change["answer"] > -self.fall:
@@ -72,7 +72,7 @@ class FarmedTerms:
         return new
 
     def _mean(self, name: str, start: int) -> float:
-        seen = self._seen[start:][: self.window]
+        seen = self.seen[start:][: self.window]
         return statistics.fmean(terms[name] for terms in seen)
 
 

@@ -49,6 +49,26 @@ class PolicyTrainer:
         """Make the weights as they are now the reference policy of the KL term."""
         self.adapter.set_reference()
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return copies of all that an update changes: the weights and Adam's moments."""
+        found = {}
+        for i, parameter in enumerate(self.adapter.parameters()):
+            found[f"weight.{i}"] = parameter.detach().cpu().clone()
+            for name, tensor in self.optimizer.state[parameter].items():
+                found[f"{name}.{i}"] = tensor.detach().cpu().clone()
+        return found
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go back to what `state` returned."""
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        with torch.no_grad():
+            for i, parameter in enumerate(self.adapter.parameters()):
+                parameter.copy_(state[f"weight.{i}"])
+                names = [name for name in state if name.endswith(f".{i}") and not name.startswith("weight.")]
+                moments[i] = {name.partition(".")[0]: state[name].clone() for name in names}
+        own = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**own, "state": {i: one for i, one in moments.items() if one}})
+
     @torch.no_grad()
     def logprobs(self, samples: Sequence[Sample], *, temperature: float = 1.0) -> torch.Tensor:
         """Return the log-probabilities of all completion tokens, one sample after the other.
@@ -124,14 +144,13 @@ class PolicyTrainer:
         *,
         sample: Sampling,
         updated: Updated,
+        first: int = 0,
         beta: float = 0.0,
         clip: float | None = 0.2,
         temperature: float = 1.0,
     ) -> None:
         """See `GRPOBackend`. Where `sample` returns none, the weights stay as they are."""
-        if beta > 0:
-            self.set_reference()
-        for step in range(steps):
+        for step in range(first, steps):
             samples = sample(step)
             metrics: Mapping[str, float] = {}
             if samples:

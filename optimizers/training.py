@@ -21,6 +21,10 @@ _OURS = frozenset(
 class GRPOBackend(Protocol):
     """Turns rollouts into weights: `PolicyTrainer` over token trees, or `TRLTrainer`."""
 
+    def set_reference(self) -> None:
+        """Make the weights as they are now the reference policy of the KL term."""
+        ...
+
     def fit(
         self,
         steps: int,
@@ -38,7 +42,7 @@ class GRPOBackend(Protocol):
             sample: called with a step, from 0; plays it with the weights last reported and returns its calls.
             updated: called after a step with the weights and numbers such as `loss`, `grad_norm` and `kl`; no numbers
                 mean that nothing was trained.
-            beta, clip: see `grpo.stepwise_grpo_loss`; the reference policy is the one that training starts from.
+            beta, clip: see `grpo.stepwise_grpo_loss`; `set_reference` comes before a beta above 0.
             temperature: the sampler's.
         """
         ...

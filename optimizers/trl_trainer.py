@@ -93,6 +93,10 @@ class TRLTrainer:
         self.adapter = Adapter(engine, config, start=start)
         self.tokenizer: PreTrainedTokenizerBase = engine.tokenizer
 
+    def set_reference(self) -> None:
+        """Make the weights as they are now the reference policy of the KL term."""
+        self.adapter.set_reference()
+
     def fit(
         self,
         steps: int,
@@ -110,8 +114,6 @@ class TRLTrainer:
         """
         if clip is None:
             raise ConfigurationError("TRL always clips; set clip, or use a TrainerConfig in place of the TRLConfig")
-        if beta > 0:
-            self.adapter.set_reference()
         config = self.config
         with tempfile.TemporaryDirectory() as folder:
             arguments = self._arguments(folder, max_steps=steps, beta=beta, epsilon=clip, temperature=temperature)

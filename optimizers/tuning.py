@@ -22,8 +22,9 @@ from optuna.trial import TrialState
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.evaluation import evaluate
+from agemem_dspy.optimizers.grpo_run import GRPOConfig
 from agemem_dspy.optimizers.local import program_lm
-from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
+from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import RewardWeights, TrajectoryReward

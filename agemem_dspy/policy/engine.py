@@ -65,7 +65,7 @@ class PolicyEngine:
         self.context_length = int(self.model.config.max_position_embeddings)
         self.counts = GenerationCounts()
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
-        self._phrases = Phrasebook()
+        self.phrases = Phrasebook()
         self._max_draft = max_draft
         self._versions: dict[str, LoraWeights] = {}
         self._loaded_version = ""
@@ -138,6 +138,12 @@ class PolicyEngine:
         self._loaded_version = version
         if self._pool is not None:
             self._pool.clear()
+
+    def forget_prefixes(self) -> None:
+        """Free the keys and values that are kept for prompts to come."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.clear()
 
     def base_model(self) -> PreTrainedModel:
         """Return a copy of the base model, without any version, for training."""
@@ -284,7 +290,7 @@ class _VersionBatch(Batch):
             engine.model,
             stop_ids=engine.stop_ids,
             pool=engine._pool,
-            phrases=engine._phrases,
+            phrases=engine.phrases,
             counts=engine.counts,
             max_draft=engine._max_draft,
         )

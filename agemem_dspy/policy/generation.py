@@ -112,6 +112,17 @@ class Phrasebook:
         """Return what followed the last trigram of `ids`, nothing where it is new."""
         return self._following.get(tuple(ids[-_NGRAM:]), ())
 
+    def dump(self) -> TokenIds:
+        """Return the entries, oldest first, as rows of a trigram and what followed it, filled up with -1."""
+        rows = [[*key, *then, *[-1] * (MAX_DRAFT - len(then))] for key, then in self._following.items()]
+        return np.array(rows, dtype=np.int64).reshape(-1, _NGRAM + MAX_DRAFT)
+
+    def load(self, entries: TokenIds) -> None:
+        """Know what `dump` returned, and nothing else."""
+        self._following = {
+            tuple(row[:_NGRAM]): tuple(token for token in row[_NGRAM:] if token >= 0) for row in entries.tolist()
+        }
+
 
 @dataclass(slots=True)
 class GenerationCounts:

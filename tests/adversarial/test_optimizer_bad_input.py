@@ -12,7 +12,7 @@ from agemem_dspy.errors import ConfigurationError, RewardError, RunError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers import GRPOConfig, StepwiseGRPO, TrainerConfig
 from agemem_dspy.optimizers.monitor import describe_groups
-from agemem_dspy.optimizers.stepwise_grpo import grpo_samples
+from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine

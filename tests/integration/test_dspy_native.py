@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from trajectories import make_example
 
 from agemem_dspy.memory import HashEmbedder
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
-from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig, StepwiseGRPO
+from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import local_lm
@@ -27,6 +30,7 @@ from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 
 REWARD = TrajectoryReward()
+TOLD = "Be exact."
 GOLD: list[Reply] = [
     call("add_memory", content="home airport: Lisbon"),
     call("add_memory", content="diet: vegetarian"),
@@ -123,28 +127,98 @@ def test_bootstrap_few_shots_own_threshold_counts() -> None:
 
 def test_gepa_rewrites_the_steps_instructions(caplog: pytest.LogCaptureFixture) -> None:
     """The student answers right only when told to be exact; the reflection says so."""
-    told = "Be exact."
-
-    def student(prompt: str) -> str:
-        return answer("Lisbon" if told in prompt else "Porto")
-
-    reflection = scripted_lm(lambda prompt: json.dumps({"new_instruction": told}))
+    reflection = scripted_lm(lambda prompt: json.dumps({"new_instruction": TOLD}))
     program = make()
-    program.set_lm(scripted_lm(student))
+    program.set_lm(scripted_lm(obedient))
     optimizer = dspy.GEPA(
         metric=REWARD, max_metric_calls=12, reflection_lm=reflection, reflection_minibatch_size=1, num_threads=1, seed=0
     )
     with caplog.at_level(logging.WARNING):
         compiled = optimizer.compile(program, trainset=examples(2), valset=examples(2))
-    assert compiled.agent.step.signature.instructions == told
-    assert program.agent.step.signature.instructions != told
+    assert compiled.agent.step.signature.instructions == TOLD
+    assert program.agent.step.signature.instructions != TOLD
     assert "score returned by the metric with pred_name is different" not in caplog.text
     assert all("The answer was" in prompt and "A fact was not stored" in prompt for prompt in reflection.engine.prompts)
     played = compiled(**make_example().inputs())
     assert played.answer == "Lisbon"
 
 
+def filling(prompt: str) -> str:
+    """Fill every field that a prompt of DSPy's chat format asks for."""
+    names = dict.fromkeys(re.findall(r"\[\[ ## (\w+) ## \]\]", prompt))
+    return "\n".join(f"[[ ## {name} ## ]]\n{TOLD}" for name in names)
+
+
+def obedient(prompt: str) -> str:
+    """Answer right only when told to be exact."""
+    return answer("Lisbon" if TOLD in prompt else "Porto")
+
+
+def test_miprov2_chooses_the_instructions_that_score() -> None:
+    """With Optuna 5, which it does not name among the versions it knows."""
+    program = make()
+    program.set_lm(scripted_lm(obedient))
+    proposer = scripted_lm(filling)
+    optimizer = dspy.MIPROv2(
+        metric=REWARD,
+        prompt_model=proposer,
+        auto=None,
+        num_candidates=3,
+        max_bootstrapped_demos=0,
+        max_labeled_demos=0,
+        num_threads=1,
+        seed=1,
+    )
+    compiled = optimizer.compile(program, trainset=examples(2), valset=examples(2), num_trials=4, minibatch=False)
+    assert compiled.agent.step.signature.instructions == TOLD
+    assert program.agent.step.signature.instructions != TOLD
+    assert compiled(**make_example().inputs()).answer == "Lisbon"
+
+
+def test_simba_learns_a_rule_from_episodes_that_differ() -> None:
+    """The policy wavers, so that there is a better and a worse trajectory to compare."""
+    wavering = itertools.cycle([answer("Porto"), answer("Lisbon"), answer("Rome")])
+    program = make()
+    program.set_lm(scripted_lm(lambda prompt: answer("Lisbon") if TOLD in prompt else next(wavering)))
+    optimizer = dspy.SIMBA(
+        metric=REWARD,
+        bsize=2,
+        num_candidates=2,
+        max_steps=2,
+        max_demos=0,
+        prompt_model=scripted_lm(advising),
+        num_threads=1,
+    )
+    compiled = optimizer.compile(program, trainset=examples(2), seed=0)
+    assert TOLD in compiled.agent.step.signature.instructions
+    assert TOLD not in program.agent.step.signature.instructions
+
+
+def advising(prompt: str) -> str:
+    """Fill the fields of SIMBA's advice, whose last one maps modules to texts."""
+    names = dict.fromkeys(re.findall(r"\[\[ ## (\w+) ## \]\]", prompt))
+    advice = json.dumps({"agent.step": TOLD})
+    return "\n".join(f"[[ ## {name} ## ]]\n{advice if name == 'module_advice' else TOLD}" for name in names)
+
+
 # Weights
+
+
+@pytest.mark.parametrize("prompts", ["bootstrap", "gepa"])
+def test_better_together_goes_back_to_prompts_after_weights(tiny: PolicyEngine, prompts: str) -> None:
+    program = make(max_rounds=1)
+    program.set_lm(local_lm(tiny, max_tokens=6))
+    p = BootstrapToolDemos(REWARD, max_demos=1, num_threads=1)
+    if prompts == "gepa":
+        reflection = scripted_lm(lambda prompt: json.dumps({"new_instruction": TOLD}))
+        p = dspy.GEPA(metric=REWARD, max_metric_calls=4, reflection_lm=reflection, num_threads=1, seed=0)
+    config = GRPOConfig(num_generations=2, tasks_per_step=1, max_steps=1, num_threads=2)
+    optimizer = dspy.BetterTogether(metric=REWARD, p=p, w=StepwiseGRPO(REWARD, config=config))
+    compiled = optimizer.compile(program, trainset=examples(2), valset=examples(1), strategy="p -> w -> p")
+    assert not compiled.flag_compilation_error_occurred
+    tried = {candidate["strategy"]: candidate["program"] for candidate in compiled.candidate_programs}
+    assert set(tried) == {"", "p", "p -> w", "p -> w -> p"}
+    assert tried["p -> w -> p"].get_lm().model == tried["p -> w"].get_lm().model != tiny.name
 
 
 def test_better_together_compiles_prompts_then_weights(tiny: PolicyEngine) -> None:

@@ -249,6 +249,12 @@ def test_a_phrasebook_keeps_the_latest_and_not_more_than_it_may() -> None:
     assert phrases.after([1, 2, 3]) == ()
     assert phrases.after([35, 36, 37]) == (38, 39)
     assert len(Phrasebook().after([1, 2])) == 0
+    copy = Phrasebook()
+    copy.load(phrases.dump())
+    assert copy.dump().tolist() == phrases.dump().tolist() != []
+    assert copy.after([35, 36, 37]) == (38, 39)
+    copy.load(Phrasebook().dump())
+    assert copy.after([35, 36, 37]) == ()
 
 
 # The pool

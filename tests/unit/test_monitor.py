@@ -9,8 +9,8 @@ from trajectories import make_event, make_trajectory
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import group_advantages
+from agemem_dspy.optimizers.grpo_run import GRPOConfig
 from agemem_dspy.optimizers.monitor import ADVANTAGE_EDGES, FarmedTerms, describe_groups
-from agemem_dspy.optimizers.stepwise_grpo import GRPOConfig
 from agemem_dspy.types import Group
 
 

@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 from agemem_dspy.errors import ConfigurationError, ModelError, TrainingError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.grpo import SCALES, Scale
+from agemem_dspy.optimizers.grpo_run import GRPOConfig
 from agemem_dspy.optimizers.monitor import describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.stepwise_grpo import (
-    GRPOConfig,
-    StepwiseGRPO,
-    completions,
-    grpo_samples,
-)
+from agemem_dspy.optimizers.samples import completions, grpo_samples
+from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tree import Sample, TokenTree

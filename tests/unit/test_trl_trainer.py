@@ -125,6 +125,8 @@ def fitted(
         metrics.append(numbers)
         return True
 
+    if beta:
+        trainer.set_reference()
     handle = register_optimizer_step_pre_hook(keep)
     try:
         trainer.fit(steps, sample=lambda step: played, updated=updated, beta=beta, temperature=0.8)

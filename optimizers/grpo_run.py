@@ -1,0 +1,315 @@
+"""One run of GRPO: rollouts step by step, what they were like, which weights were best, and how far it came."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import dspy
+import numpy as np
+import torch
+
+from agemem_dspy.errors import ConfigurationError, TrainingError
+from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale
+from agemem_dspy.optimizers.heap import return_freed_memory
+from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
+from agemem_dspy.optimizers.resume import PhaseState
+from agemem_dspy.optimizers.rollouts import collect_groups
+from agemem_dspy.optimizers.samples import grpo_samples
+from agemem_dspy.optimizers.trainer import PolicyTrainer
+from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.types import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """How groups are sampled and turned into updates; the paper's values where it states them.
+
+    Args:
+        num_generations: K, trajectories of one task (8).
+        tasks_per_step: groups in one update.
+        max_steps: updates.
+        temperature: of the sampler, and of the log-probabilities trained on.
+        beta: weight of the KL to the policy that training started from (0.1).
+        clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
+        eps: added to the standard deviation of a group's rewards, in units of reward. With almost none, a group whose
+            rewards differ by a few context tokens would count as much as one that differs by an answer.
+        credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
+            of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
+            is not praised for an answer, nor storing blamed for a missing one.
+        scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
+        curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
+            the first third of the steps, then 1 and 2, then all.
+        resample: how often, in a step, tasks whose trajectories all tie are replaced by the next ones: a group without
+            spread teaches nothing.
+        dead_steps: the run stops with an error when that many steps from its start, resampled, taught nothing.
+        validate_every: after how many steps the policy plays the validation set, as it does before the first; the best
+            is what `compile` returns. 0 does not validate.
+        patience: stop after so many validations without a new best.
+        num_threads: episodes played at once; also the largest batch the engine sees.
+        seed: of task order and sampling.
+    """
+
+    num_generations: int = 8
+    tasks_per_step: int = 2
+    max_steps: int = 20
+    temperature: float = 1.0
+    beta: float = 0.1
+    clip: float | None = 0.2
+    eps: float = 0.05
+    credit: Credit = "broadcast"
+    scale: Scale = "token"
+    curriculum: Literal["joint", "progressive"] = "joint"
+    resample: int = 1
+    dead_steps: int = 5
+    validate_every: int = 0
+    patience: int | None = None
+    num_threads: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_generations < 2:
+            raise ConfigurationError(
+                f"num_generations is {self.num_generations}: with fewer than 2 trajectories a task every advantage is 0"
+            )
+        if min(self.tasks_per_step, self.max_steps, self.num_threads) < 1:
+            raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
+        if self.temperature <= 0:
+            raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
+        if self.eps <= 0:
+            raise ConfigurationError(f"eps must be positive, not {self.eps}")
+        if self.beta < 0 or (self.clip is not None and self.clip <= 0):
+            raise ConfigurationError("beta must not be negative, clip must be positive or None")
+        if self.scale not in SCALES:
+            raise ConfigurationError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        if self.credit not in CREDITS:
+            raise ConfigurationError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed must be 0 or more, not {self.seed}")
+        if self.curriculum not in ("joint", "progressive"):
+            raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
+        if self.curriculum == "progressive" and self.max_steps < 3:
+            raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
+        if min(self.resample, self.validate_every) < 0 or self.dead_steps < 1:
+            raise ConfigurationError("resample and validate_every must not be negative, dead_steps at least 1")
+        if self.patience is not None and (self.patience < 1 or not self.validate_every):
+            raise ConfigurationError("patience counts validations: it must be at least 1 and needs validate_every")
+
+
+class GRPORun:
+    """Plays each step's rollouts with the weights of the step before, and keeps track.
+
+    Args:
+        config: see `GRPOConfig`.
+        metric: scores the trajectories.
+        student: the program to start from, whose LM `engine` serves; it is not changed.
+        trainset, valset: what is played, and what `config.validate_every` plays.
+        report: called with the line of metrics of each step.
+
+    `program` is served by the latest weights; `best`, once the run is over, by those to return.
+    """
+
+    def __init__(
+        self,
+        config: GRPOConfig,
+        metric: TrajectoryReward,
+        student: ThreeStageEpisode,
+        engine: PolicyEngine,
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example],
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.config, self.metric, self.engine, self.valset, self.report = config, metric, engine, valset, report
+        self.tasks, self.farmed = Tasks(trainset, self.config.seed), FarmedTerms()
+        self.lm = student.get_lm()
+        self.program = copy.deepcopy(student)
+        self.program.set_lm(self.lm)
+        self.best, self.best_score = self.program, -math.inf
+        self.groups: list[Group] = []
+        self.resampled = self.worse = 0
+        self.learnt = False
+        self.keep: Callable[[int], None] = lambda done: None
+        self.started = self.begun = self.sampled = time.perf_counter()
+
+    def begin(self) -> None:
+        """Score the policy as it is before the first step, when a validation set is to be played."""
+        if self.config.validate_every:
+            if self.best_score == -math.inf:
+                self.best_score = self._validation()
+            if self.best is self.program:
+                self.best = copy.deepcopy(self.program)
+
+    def resume(self, trainer: PolicyTrainer, kept: PhaseState) -> int:
+        """Take up the state that was kept, and keep one after each step from now on; return the next step."""
+        self.engine.phrases.load(np.empty((0, 0)))  # drafts have a part in rounding: runs alike begin alike
+        found = kept.load()
+        self.keep = lambda done: kept.save(*self._state(trainer, done))
+        if found is None:
+            return 0
+        tensors, values = found
+        trainer.restore(tensors)
+        self.engine.phrases.load(tensors["phrases"].numpy())
+        self.tasks.take(values["taken"])
+        self.learnt, self.worse = values["learnt"], values["worse"]
+        if self.learnt:
+            self._serve(trainer.weights())
+        for terms in values["terms"]:
+            self.farmed.update(terms)
+        if self.config.validate_every:
+            self.best_score, self.best = values["best_score"], copy.deepcopy(self.program)
+            own = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+            pairs = {name[:-2]: (own[name], own[f"{name[:-2]}.b"]) for name in own if name.endswith(".a")}
+            weights = replace(trainer.weights(), pairs=pairs) if pairs else None
+            self.best.set_lm(self.lm if weights is None else self._lm(weights))
+        over = self.config.patience is not None and self.worse >= self.config.patience
+        return self.config.max_steps if over else int(values["done"])
+
+    def _state(self, trainer: PolicyTrainer, done: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = {**trainer.state(), "phrases": torch.from_numpy(self.engine.phrases.dump())}
+        best = self.engine.weights(self.best.get_lm().model) if self.config.validate_every else None
+        if best is not None and self.best.get_lm().model != self.lm.model:
+            for name, (a, b) in best.pairs.items():
+                tensors |= {f"best.{name}.a": a.contiguous(), f"best.{name}.b": b.contiguous()}
+        values = {
+            "done": done,
+            "taken": self.tasks.taken,
+            "learnt": self.learnt,
+            "worse": self.worse,
+            "terms": self.farmed.seen,
+            "best_score": self.best_score if self.config.validate_every else None,
+        }
+        return tensors, values
+
+    def _lm(self, weights: LoraWeights) -> dspy.LM:
+        return self.lm.copy(model=self.engine.register(f"grpo-{weights.sha256()[:10]}", weights))
+
+    def _serve(self, weights: LoraWeights) -> None:
+        self.program.set_lm(self._lm(weights))
+
+    def sample(self, step: int) -> list[list[Sample]]:
+        """Play the tasks of a step; return their calls with advantages, none where all groups tie.
+
+        Raises:
+            TrainingError: the first steps taught nothing.
+        """
+        self.begun = time.perf_counter()
+        self.groups, self.resampled = self._play(step, 0, self.config.tasks_per_step), 0
+        for attempt in range(1, self.config.resample + 1):
+            tied = [i for i, group in enumerate(self.groups) if not self._samples([group])]
+            if not tied:
+                break
+            for i, group in zip(tied, self._play(step, attempt, len(tied)), strict=True):
+                self.groups[i] = group
+            self.resampled += len(tied)
+        self.sampled = time.perf_counter()
+        samples = self._samples(self.groups)
+        self.learnt = self.learnt or bool(samples)
+        if not self.learnt and step + 1 == self.config.dead_steps:
+            raise TrainingError(
+                f"in the first {step + 1} steps all trajectories of every group had the same reward, so there was "
+                "nothing to learn: warm the policy up first (WarmStart), raise the temperature or num_generations, or "
+                "use a reward that tells these episodes apart"
+            )
+        if samples:
+            self.engine.forget_prefixes()  # the next rollouts have other weights, and an update needs the memory
+            return_freed_memory()
+        return samples
+
+    def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> bool:
+        """Serve the weights, where `metrics` say that they are new, and report; return whether to go on."""
+        if metrics:
+            self._serve(weights)
+        now = time.perf_counter()
+        line = {
+            "phase": "grpo",
+            "step": step + 1,
+            "steps": self.config.max_steps,
+            "model": self.program.get_lm().model,
+            **describe_groups(self.groups),
+            "resampled_groups": self.resampled,
+            **metrics,
+            "rollout_seconds": self.sampled - self.begun,
+            "update_seconds": now - self.sampled,
+            "seconds": now - self.started,
+        }
+        if self.config.validate_every and (step + 1) % self.config.validate_every == 0:
+            line["validation"] = score = self._validation()
+            self.worse = 0 if score > self.best_score else self.worse + 1
+            if score > self.best_score:
+                self.best, self.best_score = copy.deepcopy(self.program), score
+        farmed = self.farmed.update(line["terms"])
+        if farmed:
+            line["farmed"] = farmed
+            warnings.warn(
+                f"step {step + 1}: {', '.join(farmed)} rose while the answer score fell; lower the weight of such "
+                "terms or the learning rate, or return the best policy on a validation set (validate_every)",
+                stacklevel=2,
+            )
+        self.report(line)
+        self.keep(step + 1)
+        return self.config.patience is None or self.worse < self.config.patience
+
+    def _play(self, step: int, attempt: int, count: int) -> list[Group]:
+        return collect_groups(
+            self._at_stage(step),
+            self.tasks.take(count),
+            self.metric,
+            num_generations=self.config.num_generations,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed, step, attempt) if attempt else (self.config.seed, step),
+        )
+
+    def _samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
+        by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
+        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage)
+
+    def _validation(self) -> float:
+        """Return the mean reward on the validation set, each example played once with random numbers of its own."""
+        groups = collect_groups(
+            self.program,
+            self.valset,
+            self.metric,
+            num_generations=1,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed,),
+        )
+        return statistics.fmean(reward for group in groups for reward in group.rewards)
+
+    def _at_stage(self, step: int) -> ThreeStageEpisode:
+        if self.config.curriculum == "joint":
+            return self.program
+        unlocked = copy.deepcopy(self.program)
+        unlocked.stages = min(3, 1 + 3 * step // self.config.max_steps)
+        return unlocked
+
+
+class Tasks:
+    """An endless seeded stream of tasks: every example once, reshuffled, again."""
+
+    def __init__(self, examples: Sequence[dspy.Example], seed: int) -> None:
+        self.examples, self.random = list(examples), random.Random(seed)
+        self.waiting: list[dspy.Example] = []
+        self.taken = 0
+
+    def take(self, count: int) -> list[dspy.Example]:
+        taken = []
+        for _ in range(count):
+            if not self.waiting:
+                self.waiting = list(self.examples)
+                self.random.shuffle(self.waiting)
+            taken.append(self.waiting.pop())
+        self.taken += count
+        return taken

@@ -1,0 +1,205 @@
+"""A compilation that was stopped goes on, and ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import torch
+
+from agemem_dspy.errors import RunError
+from agemem_dspy.memory import HashEmbedder, LongTermMemory
+from agemem_dspy.optimizers import (
+    AgeMemOptimizer,
+    BootstrapToolDemos,
+    GRPOConfig,
+    StepwiseGRPO,
+    TrainerConfig,
+    WarmStart,
+)
+from agemem_dspy.optimizers.resume import PhaseState, digest_of, drop_lines_after
+from agemem_dspy.policy.compact import CompactAdapter
+from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.lm import local_lm
+from agemem_dspy.policy.models import load
+from agemem_dspy.policy.tiny import tiny_llama
+from agemem_dspy.programs.agent import AgeMemAgent
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.types import Trajectory
+
+TRAINER = TrainerConfig(learning_rate=1e-2, lora_r=2, lora_alpha=4)
+TRAINSET = [
+    dspy.Example(
+        id=name,
+        messages=[f"I live in {city}."],
+        distractors=["Nice day."],
+        question="Where do I live?",
+        answer=city,
+        facts=[f"home: {city}"],
+        operations=[{"turn": 0, "tool": "add_memory", "content": f"home: {city}"}],
+        support=[f"home: {city}"],
+    ).with_inputs("messages", "distractors", "question")
+    for name, city in (("a", "Lyon"), ("b", "Rome"), ("c", "Oslo"))
+]
+
+
+class TokenReward(TrajectoryReward):
+    """Pays the mean token id, so that rollouts of an untrained model differ."""
+
+    def terms(self, example: Any, trajectory: Trajectory) -> dict[str, float]:
+        taken = [token for step in trajectory.steps if step.completion for token in step.completion.completion_ids]
+        return {"reward": sum(taken) / len(taken) if taken else 0.0}
+
+
+class Stopped(Exception):
+    """What a test stops a run with, in place of a power cut."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    corpus = ["Reply with <tool_call> or <answer>text</answer>, nothing else. memory context arguments name tool"]
+    return tiny_llama(
+        tmp_path_factory.mktemp("tiny"), corpus=corpus, hidden=32, layers=2, heads=2, vocab_size=400, max_positions=4096
+    )
+
+
+def student(folder: Path) -> ThreeStageEpisode:
+    """An episode on an engine of its own, as another process would have it."""
+    memory = LongTermMemory.open(":memory:", embedder=HashEmbedder())
+    episode = ThreeStageEpisode(AgeMemAgent("question -> answer", memory=memory, adapter=CompactAdapter()))
+    episode.set_lm(local_lm(PolicyEngine(load(folder), name="tiny"), max_tokens=6))
+    return episode
+
+
+def stop_at(step: int, lines: list[dict[str, Any]]) -> Any:
+    def on_step(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if line["phase"] == "grpo" and line["step"] == step:
+            raise Stopped
+
+    return on_step
+
+
+def grpo(log_dir: Path | None, lines: list[dict[str, Any]], *, stop: int = 0, **changes: Any) -> StepwiseGRPO:
+    options = {"max_steps": 4, "num_generations": 2, "tasks_per_step": 1, "num_threads": 1, "beta": 0.1, **changes}
+    return StepwiseGRPO(
+        TokenReward(),
+        config=GRPOConfig(**options),
+        trainer=TRAINER,
+        log_dir=log_dir,
+        on_step=stop_at(stop, lines),
+    )
+
+
+def sha(program: ThreeStageEpisode) -> str:
+    lm = program.get_lm()
+    weights = lm.engine.weights(lm.model)
+    return str(weights.sha256()) if weights is not None else ""
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_grpo_goes_on_from_its_last_whole_step(folder: Path, tmp_path: Path, stop: int) -> None:
+    whole: list[dict[str, Any]] = []
+    expected = sha(grpo(None, whole).compile(student(folder), trainset=TRAINSET))
+    first: list[dict[str, Any]] = []
+    with pytest.raises(Stopped):
+        grpo(tmp_path, first, stop=stop).compile(student(folder), trainset=TRAINSET)
+    rest: list[dict[str, Any]] = []
+    result = grpo(tmp_path, rest).compile(student(folder), trainset=TRAINSET)
+    assert sha(result) == expected
+    assert [line["step"] for line in rest] == list(range(stop, 5))  # the step that was being reported is played again
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    assert rest[-1]["reward"] == whole[-1]["reward"]
+    again: list[dict[str, Any]] = []
+    assert sha(grpo(tmp_path, again).compile(student(folder), trainset=TRAINSET)) == expected
+    assert again == []
+
+
+def test_the_best_on_validation_survives(folder: Path, tmp_path: Path) -> None:
+    options = {"validate_every": 1, "patience": 4}
+    whole: list[dict[str, Any]] = []
+    expected = sha(grpo(None, whole, **options).compile(student(folder), trainset=TRAINSET[:2], valset=TRAINSET[2:]))
+    with pytest.raises(Stopped):
+        grpo(tmp_path, [], stop=3, **options).compile(student(folder), trainset=TRAINSET[:2], valset=TRAINSET[2:])
+    rest: list[dict[str, Any]] = []
+    result = grpo(tmp_path, rest, **options).compile(student(folder), trainset=TRAINSET[:2], valset=TRAINSET[2:])
+    assert sha(result) == expected
+    assert [line["validation"] for line in rest] == [line["validation"] for line in whole[2:]]
+
+
+def test_other_settings_are_refused_by_name_and_may_start_anew(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        grpo(tmp_path, [], stop=2).compile(student(folder), trainset=TRAINSET)
+    with pytest.raises(RunError, match=r"other settings: config.max_steps was 4, is 2; trainset was .*resume=False"):
+        grpo(tmp_path, [], max_steps=2).compile(student(folder), trainset=TRAINSET[:1])
+    lines: list[dict[str, Any]] = []
+    anew = grpo(tmp_path, lines, max_steps=2)
+    anew.resumes = False
+    anew.compile(student(folder), trainset=TRAINSET[:1])
+    assert [line["step"] for line in lines] == steps(tmp_path) == [1, 2]
+
+
+def composite(folder: Path, log_dir: Path | None, lines: list[dict[str, Any]], *, stop: int = 0) -> ThreeStageEpisode:
+    metric = TokenReward()
+    optimizer = AgeMemOptimizer(
+        metric,
+        prompts=BootstrapToolDemos(metric, threshold=-10.0, max_demos=1, num_threads=1),
+        warm_start=WarmStart(
+            metric, threshold=-10.0, trainer=TRAINER, batch_size=2, num_threads=1, on_step=lines.append
+        ),
+        grpo=grpo(log_dir, lines, stop=stop),
+        log_dir=log_dir,
+        on_phase=lambda name, program: lines.append({"phase": name, "step": -1}),
+    )
+    return optimizer.compile(student(folder), trainset=TRAINSET)
+
+
+def test_finished_phases_are_read_back(folder: Path, tmp_path: Path) -> None:
+    expected = sha(composite(folder, None, []))
+    with pytest.raises(Stopped):
+        composite(folder, tmp_path, [], stop=2)
+    lines: list[dict[str, Any]] = []
+    result = composite(folder, tmp_path, lines)
+    assert sha(result) == expected
+    assert [(line["phase"], line["step"]) for line in lines] == [
+        ("prompts", -1), ("warm_start", -1), ("grpo", 2), ("grpo", 3), ("grpo", 4), ("grpo", -1),
+    ]  # fmt: skip
+
+
+def test_a_damaged_state_is_an_error_that_says_what_to_remove(tmp_path: Path) -> None:
+    state = PhaseState(tmp_path, "grpo", {"a": 1})
+    assert state.load() is None
+    state.save({"x": torch.ones(2)}, {"done": 1})
+    found = PhaseState(tmp_path, "grpo", {"a": 1}).load()
+    assert found is not None
+    assert (found[0]["x"].tolist(), found[1]) == ([1.0, 1.0], {"done": 1})
+    (tmp_path / "grpo.state").write_bytes(b"half a file")
+    with pytest.raises(RunError, match="grpo.state is damaged .*; remove it"):
+        PhaseState(tmp_path, "grpo", {"a": 1}).load()
+    (tmp_path / "grpo.settings.json").write_text("{")
+    with pytest.raises(RunError, match=r"grpo.settings.json is damaged"):
+        PhaseState(tmp_path, "grpo", {"a": 1})
+
+
+def test_lines_of_steps_that_are_played_again_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"phase": "warm_start", "step": 9}, {"phase": "grpo", "step": 1}, {"phase": "grpo", "step": 2}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"phase": "gr')
+    drop_lines_after(path, "grpo", 1)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+
+
+def test_a_digest_tells_what_a_program_is_and_not_which(folder: Path) -> None:
+    one, other = student(folder), student(folder)
+    assert digest_of(one) == digest_of(other)
+    other.agent.step.demos = [dspy.Example(context="x", answer="y")]
+    assert digest_of(one) != digest_of(other)
+    assert digest_of(TRAINSET) == digest_of([example.copy() for example in TRAINSET]) != digest_of(TRAINSET[:2])
