@@ -63,6 +63,7 @@ USED_BY = {
     "lr": ("grpo",),
     "beta": ("grpo",),
     "curriculum": ("grpo",),
+    "credit": ("grpo",),
     "lora_r": ("warm_start", "grpo"),
     "top_layers": ("warm_start", "grpo"),
 }
@@ -99,6 +100,7 @@ def compile_program(
     lr: RateOption = None,
     beta: BetaOption = None,
     curriculum: Annotated[str | None, typer.Option(help="grpo: joint or progressive.")] = None,
+    credit: Annotated[str | None, typer.Option(help="grpo: broadcast (the paper's) or stage.")] = None,
     lora_r: RankOption = None,
     top_layers: LayersOption = None,
     threads: ThreadsOption = 8,
@@ -199,6 +201,7 @@ def build_optimizer(
         tasks_per_step="tasks_per_step",
         beta="beta",
         curriculum="curriculum",
+        credit="credit",
     )
     grpo = StepwiseGRPO(
         metric,

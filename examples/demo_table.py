@@ -1,0 +1,88 @@
+"""The README's table, from finished runs of the demo with several seeds.
+
+    for seed in 0 1 2; do python examples/demo.py --seed $seed --out runs/demo-$seed; done
+    python examples/demo_table.py runs/demo-0 runs/demo-1 runs/demo-2
+
+A cell is the mean over runs and episodes. Intervals (95 %) resample the held-out episodes, each with its mean over the
+runs; the lines below give every run by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from agemem_dspy.results import EvaluationResult, Interval
+
+PHASES = {"base": "base", "prompts": "+ prompts", "warm_start": "+ warm start", "grpo": "+ GRPO"}
+ROWS = {
+    "reward": ("reward",),
+    "answer score": ("answer",),
+    "R_task": ("task",),
+    "compression / preventive / preservation": ("compression", "preventive", "preservation"),
+    "storage / maintenance / relevance": ("storage", "maintenance", "relevance"),
+    "penalty": ("penalty",),
+    "memory quality": ("memory_quality",),
+    "steps that parse": ("parse_rate",),
+    "tool calls that succeed": ("tool_success",),
+    "prompt tokens an episode": ("prompt_tokens",),
+}
+WITH_INTERVAL = ("reward", "answer")
+PERCENT = ("parse_rate", "tool_success")
+
+
+def main() -> None:
+    """Print the table and every run's rewards and gain."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories of the demo")
+    runs = [read(folder) for folder in parser.parse_args().runs]
+    print("| | " + " | ".join(PHASES.values()) + " |")
+    print("|---" * (len(PHASES) + 1) + "|")
+    for label, terms in ROWS.items():
+        cells = [" / ".join(cell([run[phase] for run in runs], term) for term in terms) for phase in PHASES]
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    gains = []
+    for run in runs:
+        gains.append(run["grpo"].paired_gain(run["warm_start"], "reward"))
+        rewards = ", ".join(f"{run[phase].mean('reward'):.2f}" for phase in PHASES)
+        print(f"\nrewards {rewards}; GRPO over the warm start {shown(gains[-1])}")
+    ours, theirs = ([run[phase].values("reward") for run in runs] for phase in ("grpo", "warm_start"))
+    paired = [statistics.fmean(a[key] - b[key] for a, b in zip(ours, theirs, strict=True)) for key in ours[0]]
+    print(f"\nGRPO over the warm start, {len(runs)} runs: {shown(Interval.of(paired))}")
+
+
+def read(folder: Path) -> dict[str, EvaluationResult]:
+    """Return the evaluation of each phase of a run."""
+    return {
+        phase: EvaluationResult(
+            name=phase,
+            rows=tuple(json.loads(line) for line in (folder / f"{phase}.jsonl").read_text("utf-8").splitlines()),
+        )
+        for phase in PHASES
+    }
+
+
+def cell(results: Sequence[EvaluationResult], term: str) -> str:
+    """Return a term's mean over runs and episodes, with an interval where there is one to show."""
+    values = [result.values(term) for result in results if term in result.terms]
+    if not values:
+        return "–"
+    mean = statistics.fmean(value for one in values for value in one.values())
+    if term in WITH_INTERVAL:
+        return shown(Interval.of([statistics.fmean(one[key] for one in values) for key in values[0]]), sign="")
+    if term in PERCENT:
+        return f"{mean:.0%}".replace("%", " %")
+    return f"{mean:.0f}" if term == "prompt_tokens" else f"{mean:.2f}".replace("-", "−")
+
+
+def shown(interval: Interval, sign: str = "+") -> str:
+    """Return a mean with its interval, such as +0.12 [+0.03, +0.21]."""
+    mean, low, high = (f"{value:{sign}.2f}" for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]".replace("-", "−")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The README's table is what its script makes of finished runs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "demo_table.py"
+
+
+def test_the_table_pools_runs_and_pairs_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = {"base": [-1.0, -1.0], "prompts": [-0.5, -0.5], "warm_start": [0.0, 0.5], "grpo": [0.5, 0.7]}
+    for run, shift in (("a", 0.0), ("b", 0.1)):
+        (tmp_path / run).mkdir()
+        for phase, values in rewards.items():
+            rows = [
+                {"id": f"q{i}", "reward": value + shift * (phase == "grpo"), "answer": 0.5, "parse_rate": 1.0}
+                for i, value in enumerate(values)
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in (rows if run == "a" else reversed(rows)))
+            (tmp_path / run / f"{phase}.jsonl").write_text(text)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "a"), str(tmp_path / "b")])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "| reward | −1.00 [−1.00, −1.00] | −0.50 [−0.50, −0.50] | 0.25 [0.00, 0.50] | 0.65 [0.55, 0.75] |" in out
+    assert "| steps that parse | 100 % | 100 % | 100 % | 100 % |" in out
+    assert "GRPO over the warm start +0.35 [+0.20, +0.50]" in out
+    assert "GRPO over the warm start, 2 runs: +0.40 [+0.25, +0.55]" in out
