@@ -126,7 +126,7 @@ class AgeMemOptimizer(Teleprompter):
                 "trainset": digest_of(trainset),
                 "valset": None if valset is None else digest_of(list(valset)),
             }
-            begun = same_settings(self.log_dir, f"{phase}.phase", settings, resume=self.resume)
+            begun = same_settings(self.log_dir / "state", phase, settings, resume=self.resume)
             if begun and (self.log_dir / phase).exists():
                 memory = getattr(getattr(program, "agent", program), "_memory", None)
                 return load_program(self.log_dir / phase, memory=memory, trust_code=True)

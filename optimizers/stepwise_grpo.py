@@ -99,7 +99,9 @@ class StepwiseGRPO(Teleprompter):
         more: dict[str, Any] = {}
         if self.log_dir is not None and isinstance(trainer, PolicyTrainer):
             settings = self._settings(student, trainset, valset)
-            more["first"] = run.resume(trainer, PhaseState(self.log_dir, "grpo", settings, resume=self.resumes))
+            more["first"] = run.resume(
+                trainer, PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resumes)
+            )
             drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", more["first"])
         run.begin()
         trainer.fit(

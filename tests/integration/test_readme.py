@@ -17,6 +17,7 @@ from typing import Any
 import dspy
 import pytest
 
+import agemem_dspy as am
 from agemem_dspy.policy.tiny import tiny_llama
 from tests.command_line import agemem
 from tests.fakes import scripted_lm
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,14 @@ def test_the_python_runs(tiny: Path, here: Path) -> None:
     assert (here / "compiled" / "program.json").exists()
     assert type(scope["compiled"]).__name__ == "ThreeStageEpisode"
     assert scope["lm"].model == "local/tiny"
+
+
+def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
+    agent = am.AgeMemAgent("question -> answer", adapter=am.CompactAdapter(), max_rounds=2)
+    episode = am.ThreeStageEpisode(agent)
+    episode.set_lm(am.local_lm(str(tiny), max_tokens=8))
+    scope: dict[str, Any] = {"am": am, "episode": episode, "train": am.load_dataset("assistant:train", limit=2)}
+    (code,) = blocks("python", (ROOT / "docs" / "optimizer.md").read_text(encoding="utf-8"))
+    exec(compile(code, "optimizer.md", "exec"), scope)
+    assert scope["compiled"].get_lm().model.startswith("local/tiny@")
+    assert (here / "runs" / "first" / "grpo" / "program.json").exists()
