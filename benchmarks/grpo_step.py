@@ -3,7 +3,8 @@
     python benchmarks/grpo_step.py                                    SmolLM2-135M as it comes
     python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
 
-Rollouts: the same seeded episodes, with and without reusing known prefixes, with and without drafts. Update: the
+Rollouts: the same tasks, one LM call at a time through transformers' `generate`, then batched, with known prefixes
+reused, and with drafts; from the second row on the random numbers are the same. Update: the
 gradient of those episodes, with each token of their tree computed once, with a row for every LM call, and by TRL's
 GRPOTrainer, which always takes a row for every call.
 """
@@ -32,13 +33,17 @@ from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.optimizers.trl_trainer import TRLTrainer
+from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.generation import Row
 from agemem_dspy.types import Group
 
 Timed = tuple[float, float]  # seconds, tokens through the model
 
-SAMPLERS = {
-    "one token a pass": {"prefix_bytes": 0, "max_draft": 0},
+ONE_BY_ONE = "generate, one call at a time"
+SAMPLERS: dict[str, dict[str, int]] = {
+    ONE_BY_ONE: {},
+    "batched": {"prefix_bytes": 0, "max_draft": 0},
     "+ prefix reuse": {"max_draft": 0},
     "+ drafts": {},
 }
@@ -58,6 +63,39 @@ def main() -> None:
     update(episode, groups, arguments.top_layers)
 
 
+class OneByOne:
+    """Stands in for the engine's batcher: each call waits for the one before, and is computed from nothing."""
+
+    def __init__(self, engine: PolicyEngine) -> None:
+        self.engine = engine
+
+    def submit(self, row: Row, version: str) -> Pending:
+        """Sample a row with `generate`; log-probabilities are not recorded."""
+        engine = self.engine
+        ids = torch.from_numpy(row.prompt_ids)[None].to(engine.model.device)
+        with engine._lock, torch.no_grad():
+            engine.use(version)
+            found = engine.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=row.temperature > 0,
+                temperature=row.temperature or None,
+                max_new_tokens=row.max_new_tokens,
+                eos_token_id=sorted(engine.stop_ids),
+                pad_token_id=min(engine.stop_ids),
+            )
+        row.completion_ids = found[0, ids.shape[1] :].tolist()
+        row.logprobs = [0.0] * len(row.completion_ids)
+        engine.counts.calls += 1
+        engine.counts.passes += len(row.completion_ids)
+        engine.counts.prompt_tokens += ids.shape[1]
+        engine.counts.computed_tokens += ids.shape[1]
+        engine.counts.completion_tokens += len(row.completion_ids)
+        pending = Pending(row, version)
+        pending.done.set_result(None)
+        return pending
+
+
 def _episode(model: str, program: Path | None) -> am.ThreeStageEpisode:
     if program is not None:
         loaded = am.load(program)
@@ -75,13 +113,24 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
     weights = engine.weights(lm.model)
     examples = generate("train", tasks, seed=99)
     table = Table(title=f"rollouts: {tasks} tasks x {generations}, {torch.get_num_threads()} threads")
-    for column in ("", "seconds", "speed", "passes", "prompt tokens computed", "sampled", "of these drafted"):
+    for column in (
+        "",
+        "seconds",
+        "speed",
+        "calls/s",
+        "passes",
+        "prompt tokens computed",
+        "sampled",
+        "of these drafted",
+    ):
         table.add_column(column, justify="right" if column else "left")
     play_all(episode, examples[:1], am.TrajectoryReward(), num_threads=1)  # what is loaded at first use is loaded now
     groups: list[Group] = []
     first = 0.0
     for name, options in SAMPLERS.items():
         sampler = PolicyEngine(engine.loaded, name="benchmark", **options)
+        if name == ONE_BY_ONE:
+            sampler._batcher = OneByOne(sampler)  # type: ignore[assignment]
         model = sampler.register("policy", weights) if weights is not None else sampler.name
         episode.set_lm(lm.copy(engine=sampler, model=model))
         began = time.perf_counter()
@@ -95,12 +144,14 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
             entropy=(0,),
         )
         seconds = time.perf_counter() - began
-        first = first or seconds
         counts = sampler.counts
+        rate = counts.calls / seconds
+        first = first or rate
         table.add_row(
             name,
             f"{seconds:.1f}",
-            f"{first / seconds:.2f}x",
+            f"{rate:.2f}",
+            f"{rate / first:.1f}x",
             f"{counts.passes}",
             f"{counts.computed_tokens / counts.prompt_tokens:.0%} of {counts.prompt_tokens}",
             f"{counts.completion_tokens}",

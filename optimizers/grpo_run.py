@@ -39,7 +39,8 @@ class GRPOConfig:
     Args:
         num_generations: K, trajectories of one task (8).
         tasks_per_step: groups in one update.
-        max_steps: updates.
+        max_steps: updates; the learning rate's course is laid out for so many.
+        max_minutes: stop after the step in which so many minutes were over, all runs that were taken up together.
         temperature: of the sampler, and of the log-probabilities trained on.
         beta: weight of the KL to the policy that training started from (0.1).
         clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
@@ -64,6 +65,7 @@ class GRPOConfig:
     num_generations: int = 8
     tasks_per_step: int = 2
     max_steps: int = 20
+    max_minutes: float | None = None
     temperature: float = 1.0
     beta: float = 0.1
     clip: float | None = 0.2
@@ -85,6 +87,8 @@ class GRPOConfig:
             )
         if min(self.tasks_per_step, self.max_steps, self.num_threads) < 1:
             raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ConfigurationError(f"max_minutes must be above 0, not {self.max_minutes}")
         if self.temperature <= 0:
             raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
         if self.eps <= 0:
@@ -141,6 +145,7 @@ class GRPORun:
         self.learnt = False
         self.keep: Callable[[int], None] = lambda done: None
         self.started = self.begun = self.sampled = time.perf_counter()
+        self.earlier = 0.0  # seconds of the runs that this one takes up
 
     def begin(self) -> None:
         """Score the policy as it is before the first step, when a validation set is to be played."""
@@ -161,7 +166,7 @@ class GRPORun:
         trainer.restore(tensors)
         self.engine.phrases.load(tensors["phrases"].numpy())
         self.tasks.take(values["taken"])
-        self.learnt, self.worse = values["learnt"], values["worse"]
+        self.learnt, self.worse, self.earlier = values["learnt"], values["worse"], values["seconds"]
         if self.learnt:
             self._serve(trainer.weights())
         for terms in values["terms"]:
@@ -172,8 +177,7 @@ class GRPORun:
             pairs = {name[:-2]: (own[name], own[f"{name[:-2]}.b"]) for name in own if name.endswith(".a")}
             weights = replace(trainer.weights(), pairs=pairs) if pairs else None
             self.best.set_lm(self.lm if weights is None else self._lm(weights))
-        over = self.config.patience is not None and self.worse >= self.config.patience
-        return self.config.max_steps if over else int(values["done"])
+        return int(values["done"]) if self._goes_on() else self.config.max_steps
 
     def _state(self, trainer: PolicyTrainer, done: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = {**trainer.state(), "phrases": torch.from_numpy(self.engine.phrases.dump())}
@@ -186,6 +190,7 @@ class GRPORun:
             "taken": self.tasks.taken,
             "learnt": self.learnt,
             "worse": self.worse,
+            "seconds": self._seconds(),
             "terms": self.farmed.seen,
             "best_score": self.best_score if self.config.validate_every else None,
         }
@@ -241,7 +246,7 @@ class GRPORun:
             **metrics,
             "rollout_seconds": self.sampled - self.begun,
             "update_seconds": now - self.sampled,
-            "seconds": now - self.started,
+            "seconds": self._seconds(),
         }
         if self.config.validate_every and (step + 1) % self.config.validate_every == 0:
             line["validation"] = score = self._validation()
@@ -258,7 +263,14 @@ class GRPORun:
             )
         self.report(line)
         self.keep(step + 1)
-        return self.config.patience is None or self.worse < self.config.patience
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        patient = self.config.patience is None or self.worse < self.config.patience
+        return patient and (self.config.max_minutes is None or self._seconds() < 60 * self.config.max_minutes)
+
+    def _seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.started
 
     def _play(self, step: int, attempt: int, count: int) -> list[Group]:
         return collect_groups(

@@ -17,7 +17,7 @@ from agemem_dspy.errors import ConfigurationError, ModelError
 if TYPE_CHECKING:
     import dspy
 
-app = typer.Typer(help="Fetch local models.")
+app = typer.Typer(help="Fetch local models, and write trained ones.")
 
 ModelOption = Annotated[
     str | None,
@@ -133,6 +133,28 @@ def fetch(
         out.say(found["path"])
         out.note(f"{found['source']}, sha256 {found['sha256']}")
         out.result(found)
+
+
+@app.command(epilog="Example: agemem models merge --program runs/first/grpo --out merged/")
+def merge(
+    program: Annotated[Path, typer.Option("--program", help="A compiled program with trained weights.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the merged model; a new or an empty one.")],
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="Allow the program to import code.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a program's base model with its trained adapter merged in, for transformers, vLLM or --model."""
+    with output(as_json) as out:
+        from agemem_dspy.policy.lm import policy_engine
+        from agemem_dspy.policy.weights import model_sha256
+        from agemem_dspy.programs.saved import load_program
+
+        lm = load_program(program, trust_code=trust_code).get_lm()
+        engine = policy_engine(lm)
+        if engine is None or engine.weights(lm.model) is None:
+            raise ConfigurationError(f"{program} has no trained weights to merge; its LM is {lm.model}")
+        path = engine.save_merged(lm.model, out_dir)
+        out.say(str(path))
+        out.result({"path": str(path), "model": lm.model, "sha256": model_sha256(path)})
 
 
 def _is_remote(name: str) -> bool:

@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,7 +22,7 @@ from dspy import lm15
 from dspy.clients.engines.base import validate_request
 from transformers import PreTrainedModel
 
-from agemem_dspy.errors import ConfigurationError, ModelError
+from agemem_dspy.errors import ConfigurationError, ModelError, RunError
 from agemem_dspy.policy.batching import Batcher, Pending
 from agemem_dspy.policy.generation import MAX_DRAFT, Batch, GenerationCounts, Phrasebook, PrefixPool, Row, TokenIds
 from agemem_dspy.policy.lora import LoraWeights
@@ -138,6 +139,27 @@ class PolicyEngine:
         self._loaded_version = version
         if self._pool is not None:
             self._pool.clear()
+
+    def save_merged(self, model: str, folder: Path) -> Path:
+        """Write what a model string addresses as a plain transformers model, the adapter merged into the weights.
+
+        transformers, vLLM and `local_lm(folder)` load it. Returns the folder.
+
+        Raises:
+            ModelError: this engine does not serve the model.
+            RunError: the folder is not empty, or cannot be written.
+        """
+        version = self._version(model)
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise RunError(f"{folder} holds something already; give a new folder")
+            with self._lock:
+                self.use(version)
+                self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
+        return folder
 
     def forget_prefixes(self) -> None:
         """Free the keys and values that are kept for prompts to come."""

@@ -11,7 +11,7 @@ import pytest
 from command_line import agemem, refused, tiny_model
 
 VERBS = [
-    ["chat"], ["run"], ["eval"], ["compile"], ["tune"], ["models", "fetch"],
+    ["chat"], ["run"], ["eval"], ["compile"], ["tune"], ["models", "fetch"], ["models", "merge"],
     *(["memory", verb] for verb in ("list", "search", "add", "forget", "export", "import")),
 ]  # fmt: skip
 

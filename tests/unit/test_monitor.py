@@ -55,6 +55,7 @@ def test_a_step_is_described_by_its_calls_answers_and_advantages() -> None:
     [
         ({"resample": -1}, "must not be negative"),
         ({"dead_steps": 0}, "dead_steps at least 1"),
+        ({"max_minutes": 0}, "max_minutes must be above 0"),
         ({"patience": 2}, "needs validate_every"),
         ({"patience": 0, "validate_every": 1}, "at least 1"),
     ],

@@ -135,6 +135,14 @@ def test_the_best_on_validation_survives(folder: Path, tmp_path: Path) -> None:
     assert [line["validation"] for line in rest] == [line["validation"] for line in whole[2:]]
 
 
+def test_a_budget_of_minutes_counts_what_was_played_before(folder: Path, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    first = sha(grpo(tmp_path, lines, max_minutes=1e-6).compile(student(folder), trainset=TRAINSET))
+    assert [line["step"] for line in lines] == [1]
+    assert sha(grpo(tmp_path, lines, max_minutes=1e-6).compile(student(folder), trainset=TRAINSET)) == first
+    assert len(lines) == 1
+
+
 def test_other_settings_are_refused_by_name_and_may_start_anew(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         grpo(tmp_path, [], stop=2).compile(student(folder), trainset=TRAINSET)

@@ -13,6 +13,9 @@ from typing import Any
 import dspy
 import pytest
 import torch
+from command_line import agemem, refused
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 import agemem_dspy as am
 from agemem_dspy.errors import ConfigurationError, ModelError, RunError
@@ -242,3 +245,41 @@ def test_an_unknown_kind_of_program_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "new", {"agent": "AgentOfTomorrow"}, manifest={"packages": {}})
     with pytest.raises(RunError, match="holds a 'AgentOfTomorrow', which this version does not know"):
         am.load(tmp_path / "new")
+
+
+def test_a_merged_model_is_base_and_adapter(tiny: Path, engine: PolicyEngine, tmp_path: Path) -> None:
+    weights = lora(engine, seed=5)
+    folder = engine.save_merged(engine.register("to-merge", weights), tmp_path / "merged")
+    weights.save(tmp_path / "adapter", base_model=str(tiny))
+    ids = torch.tensor([engine.tokenizer.encode("I live in Rome. Where?")])
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    with torch.no_grad():
+        logits, expected, before = (one.eval()(ids).logits for one in (merged, adapted, base))
+    assert torch.allclose(logits, expected, atol=1e-4)
+    assert not torch.allclose(logits, before, atol=1e-2)
+    said = local_lm(engine, max_tokens=6).copy(model=f"{engine.name}@to-merge")("Where?")
+    assert local_lm(str(folder), max_tokens=6)("Where?") == said
+    with pytest.raises(RunError, match="holds something already"):
+        engine.save_merged(engine.name, folder)
+    with pytest.raises(ModelError, match="does not serve"):
+        engine.save_merged("local/tiny@nowhere", tmp_path / "new")
+
+
+def test_the_command_line_merges_a_compiled_program(
+    engine: PolicyEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(engine).save(tmp_path / "program")
+    merged = str(tmp_path / "merged")
+    done = agemem(capsys, "models", "merge", "--program", str(tmp_path / "program"), "--out", merged, "--json")
+    assert done.code == 0, done.err
+    assert done.json["path"] == merged
+    assert (tmp_path / "merged" / "tokenizer.json").exists()
+    again = refused(agemem(capsys, "models", "merge", "--program", str(tmp_path / "program"), "--out", merged))
+    assert "holds something already" in again
+    untrained = am.ThreeStageEpisode(am.AgeMemAgent("question -> answer"))
+    untrained.set_lm(local_lm(engine))
+    untrained.save(tmp_path / "untrained")
+    words = ["models", "merge", "--program", str(tmp_path / "untrained"), "--out", str(tmp_path / "other")]
+    assert "has no trained weights to merge" in refused(agemem(capsys, *words))
