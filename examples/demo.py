@@ -72,13 +72,13 @@ class DemoConfig:
     seed: int = 0
     test_split: Literal["train", "test"] = "test"
     test_episodes: int = 24
-    test_temperature: float = 1.0
+    test_temperature: float = 0.0
     val_episodes: int = 0
     warm_examples: int = 64
-    mistakes: float = 0.3
+    mistakes: float = 0.0
     verbatim: bool = True
     warm_learning_rate: float = 1e-3
-    max_steps: int = 15
+    max_steps: int = 16
     tasks_per_step: int = 2
     num_generations: int = 8
     temperature: float = 1.0
@@ -98,7 +98,9 @@ QUICK: dict[str, Any] = {
     "pretrain_mistakes": 0.6,
     "test_split": "train",
     "test_episodes": 32,
+    "test_temperature": 1.0,
     "val_episodes": 32,
+    "mistakes": 0.3,
     "verbatim": False,
     "max_steps": 25,
     "tasks_per_step": 3,

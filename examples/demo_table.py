@@ -38,12 +38,15 @@ def main() -> None:
     """Print the table and every run's rewards and gain."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories of the demo")
-    runs = [read(folder) for folder in parser.parse_args().runs]
+    folders = parser.parse_args().runs
+    runs = [read(folder) for folder in folders]
     print("| | " + " | ".join(PHASES.values()) + " |")
     print("|---" * (len(PHASES) + 1) + "|")
     for label, terms in ROWS.items():
         cells = [" / ".join(cell([run[phase] for run in runs], term) for term in terms) for phase in PHASES]
         print(f"| {label} | " + " | ".join(cells) + " |")
+    minutes = [statistics.fmean(seconds[phase] for seconds in map(trained, folders)) / 60 for phase in PHASES]
+    print("| training minutes | " + " | ".join(f"{value:.1f}" for value in minutes) + " |")
     gains = []
     for run in runs:
         gains.append(run["grpo"].paired_gain(run["warm_start"], "reward"))
@@ -63,6 +66,12 @@ def read(folder: Path) -> dict[str, EvaluationResult]:
         )
         for phase in PHASES
     }
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """Return the seconds that each phase of a run trained, its test not included."""
+    phases = json.loads((folder / "results.json").read_text("utf-8"))["phases"]
+    return {phase["name"]: phase["train_seconds"] for phase in phases}
 
 
 def cell(results: Sequence[EvaluationResult], term: str) -> str:

@@ -247,6 +247,7 @@ def test_an_unknown_kind_of_program_is_refused(tmp_path: Path) -> None:
         am.load(tmp_path / "new")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_a_merged_model_is_base_and_adapter(tiny: Path, engine: PolicyEngine, tmp_path: Path) -> None:
     weights = lora(engine, seed=5)
     folder = engine.save_merged(engine.register("to-merge", weights), tmp_path / "merged")
