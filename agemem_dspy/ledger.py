@@ -145,14 +145,14 @@ class Ledger:
         """Tell whether the policy carried out a gold update or delete.
 
         The entry that held `old` was updated or deleted at that turn or later, no live entry still
-        says `old`, and the new content, while still a fact, is stored.
+        says `old`, unless a later message made it true again, and the new content, while still a fact, is stored.
         """
         old, new = operation.old or "", operation.content
         touched = any(
             not change.event.automatic and change.follows(operation) and gold.says(old, change.former)
             for change in self.changes
         )
-        stale = any(
+        stale = old not in gold.facts and any(
             entry.content is not None and gold.says(old, entry.content) and not (new and gold.says(new, entry.content))
             for entry in self.entries
         )

@@ -139,6 +139,24 @@ def test_maintenance_before_its_turn_is_luck_and_earns_nothing() -> None:
     assert terms(*stored, delete("3", PIN, turn=2))["maintenance"] == 0.0
 
 
+def test_a_value_that_comes_back_is_not_stale() -> None:
+    """Somebody else comes along, and then the first friend after all."""
+    first, second = "travel companion: Hakan", "travel companion: Kamil"
+    example = make_example(
+        facts=[first],
+        operations=[
+            {"turn": 0, "tool": ADD, "content": first},
+            {"turn": 1, "tool": UPDATE, "content": second, "old": first},
+            {"turn": 2, "tool": UPDATE, "content": first, "old": second},
+        ],
+    )
+    there = update("m1", first, second, turn=1)
+    back = update("m1", second, first, turn=2)
+    assert terms(add(first, key="m1"), there, back, example=example)["maintenance"] == 1.0
+    assert terms(add(first, key="m1"), there, example=example)["maintenance"] < 1.0
+    assert terms(add(first, key="m1"), example=example)["maintenance"] == 0.0
+
+
 def test_maintenance_without_anything_due_pays_for_keeping_what_was_stored() -> None:
     example = make_example(facts=[AIRPORT], operations=[{"turn": 0, "tool": ADD, "content": AIRPORT}])
     assert terms(example=example)["maintenance"] == 0.0
