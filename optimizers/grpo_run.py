@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import dspy
-import numpy as np
 import torch
 
 from agemem_dspy.errors import ConfigurationError, TrainingError
@@ -26,6 +25,7 @@ from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
+from agemem_dspy.policy.generation import Phrasebook
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
@@ -157,7 +157,7 @@ class GRPORun:
 
     def resume(self, trainer: PolicyTrainer, kept: PhaseState) -> int:
         """Take up the state that was kept, and keep one after each step from now on; return the next step."""
-        self.engine.phrases.load(np.empty((0, 0)))  # drafts have a part in rounding: runs alike begin alike
+        self.engine.phrases.load(Phrasebook().dump())  # drafts have a part in rounding: runs alike begin alike
         found = kept.load()
         self.keep = lambda done: kept.save(*self._state(trainer, done))
         if found is None:
