@@ -116,8 +116,8 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
     for column in (
         "",
         "seconds",
-        "speed",
         "calls/s",
+        "speed",
         "passes",
         "prompt tokens computed",
         "sampled",
