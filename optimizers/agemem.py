@@ -12,7 +12,7 @@ from dspy.teleprompt import Teleprompter
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.local import program_lm
-from agemem_dspy.optimizers.resume import digest_of, same_settings, settings_of
+from agemem_dspy.optimizers.resume import begun_before, digest_of, settings_of
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.warm_start import WarmStart
 from agemem_dspy.policy.lm import policy_engine
@@ -126,12 +126,14 @@ class AgeMemOptimizer(Teleprompter):
                 "trainset": digest_of(trainset),
                 "valset": None if valset is None else digest_of(list(valset)),
             }
-            begun = same_settings(self.log_dir / "state", phase, settings, resume=self.resume)
-            if begun and (self.log_dir / phase).exists():
+            state = self.log_dir / "state"
+            done = state / f"{phase}.done"
+            if begun_before(state, phase, settings, result=done, resume=self.resume) and done.exists():
                 memory = getattr(getattr(program, "agent", program), "_memory", None)
                 return load_program(self.log_dir / phase, memory=memory, trust_code=True)
         options = {} if phase == "grpo" else {"teacher": teacher}
         compiled = optimizer.compile(program, trainset=trainset, valset=valset, **options)
         if self.log_dir is not None:
             save_program(compiled, self.log_dir / phase, metric=self.metric)
+            done.touch()
         return compiled

@@ -32,8 +32,7 @@ class PhaseState:
 
     def __init__(self, folder: Path, phase: str, settings: Mapping[str, Any], *, resume: bool = True) -> None:
         self.path = folder / f"{phase}.state"
-        if not same_settings(folder, phase, settings, resume=resume):
-            self.path.unlink(missing_ok=True)
+        begun_before(folder, phase, settings, result=self.path, resume=resume)
 
     def save(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Replace the state.
@@ -65,8 +64,10 @@ class PhaseState:
             raise RunError(f"{self.path} is damaged ({error}); remove it to start the phase anew") from error
 
 
-def same_settings(folder: Path, phase: str, settings: Mapping[str, Any], *, resume: bool) -> bool:
-    """Tell whether a phase was begun in a folder with these settings; note them when it was not.
+def begun_before(folder: Path, phase: str, settings: Mapping[str, Any], *, result: Path, resume: bool) -> bool:
+    """Tell whether a phase was begun in a folder with these settings.
+
+    When it was not, the `result` of another run is removed, and then the settings are noted.
 
     Raises:
         RunError: it was begun with others, which are named, or the folder cannot be written.
@@ -78,6 +79,7 @@ def same_settings(folder: Path, phase: str, settings: Mapping[str, Any], *, resu
         if resume and noted.exists():
             _refuse_changes(folder, json.loads(noted.read_text(encoding="utf-8")), wanted)
             return True
+        result.unlink(missing_ok=True)
         noted.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         return False
     except OSError as error:
@@ -87,12 +89,12 @@ def same_settings(folder: Path, phase: str, settings: Mapping[str, Any], *, resu
 
 
 def settings_of(optimizer: Any) -> dict[str, Any]:
-    """Return the plain settings among an optimizer's attributes: numbers, texts and configurations."""
+    """Return the plain settings among an optimizer's attributes: numbers, texts and configurations, not `resume`."""
     found: dict[str, Any] = {"type": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"}
     for name, value in vars(optimizer).items():
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = asdict(value)
-        elif isinstance(value, str | int | float | bool | None):
+        elif name != "resume" and isinstance(value, str | int | float | bool | None):
             found[name] = value
     return found
 

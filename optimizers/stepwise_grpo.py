@@ -50,7 +50,7 @@ class StepwiseGRPO(Teleprompter):
     ) -> None:
         super().__init__()
         self.metric = metric
-        self.resumes = resume
+        self.resume = resume
         self.config = config or GRPOConfig()
         self.trainer = trainer or TrainerConfig()
         if isinstance(self.trainer, TRLConfig) and self.config.scale != "token":
@@ -100,7 +100,7 @@ class StepwiseGRPO(Teleprompter):
         if self.log_dir is not None and isinstance(trainer, PolicyTrainer):
             settings = self._settings(student, trainset, valset)
             more["first"] = run.resume(
-                trainer, PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resumes)
+                trainer, PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resume)
             )
             drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", more["first"])
         run.begin()

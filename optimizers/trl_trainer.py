@@ -1,7 +1,7 @@
 """The second trainer: TRL's `GRPOTrainer`, handed the calls that our engine recorded.
 
-What TRL has comes along: its losses, ratios of whole sequences, accumulation, checkpoints, `report_to`, `accelerate
-launch`. Its forward pass takes one row for every LM call, so a prefix that calls share is computed for each of them.
+What TRL has comes along: its losses, ratios of whole sequences, accumulation, checkpoints. Its forward pass takes one
+row for every LM call, so a prefix that calls share is computed for each of them.
 """
 
 from __future__ import annotations

@@ -84,11 +84,13 @@ def stop_at(step: int, lines: list[dict[str, Any]]) -> Any:
     return on_step
 
 
+SMALL: dict[str, Any] = {"max_steps": 4, "num_generations": 2, "tasks_per_step": 1, "num_threads": 1, "beta": 0.1}
+
+
 def grpo(log_dir: Path | None, lines: list[dict[str, Any]], *, stop: int = 0, **changes: Any) -> StepwiseGRPO:
-    options = {"max_steps": 4, "num_generations": 2, "tasks_per_step": 1, "num_threads": 1, "beta": 0.1, **changes}
     return StepwiseGRPO(
         TokenReward(),
-        config=GRPOConfig(**options),
+        config=GRPOConfig(**{**SMALL, **changes}),
         trainer=TRAINER,
         log_dir=log_dir,
         on_step=stop_at(stop, lines),
@@ -150,21 +152,37 @@ def test_other_settings_are_refused_by_name_and_may_start_anew(folder: Path, tmp
         grpo(tmp_path, [], max_steps=2).compile(student(folder), trainset=TRAINSET[:1])
     lines: list[dict[str, Any]] = []
     anew = grpo(tmp_path, lines, max_steps=2)
-    anew.resumes = False
+    anew.resume = False
     anew.compile(student(folder), trainset=TRAINSET[:1])
     assert [line["step"] for line in lines] == steps(tmp_path) == [1, 2]
 
 
-def composite(folder: Path, log_dir: Path | None, lines: list[dict[str, Any]], *, stop: int = 0) -> ThreeStageEpisode:
+def composite(
+    folder: Path,
+    log_dir: Path | None,
+    lines: list[dict[str, Any]],
+    *,
+    stop: int = 0,
+    resume: bool = True,
+    seed: int = 0,
+) -> ThreeStageEpisode:
     metric = TokenReward()
     optimizer = AgeMemOptimizer(
         metric,
         prompts=BootstrapToolDemos(metric, threshold=-10.0, max_demos=1, num_threads=1),
         warm_start=WarmStart(
-            metric, threshold=-10.0, trainer=TRAINER, batch_size=2, num_threads=1, on_step=lines.append
+            metric, threshold=-10.0, trainer=TRAINER, batch_size=2, num_threads=1, seed=seed, on_step=lines.append
         ),
-        grpo=grpo(log_dir, lines, stop=stop),
+        grpo=StepwiseGRPO(
+            metric,
+            config=GRPOConfig(**SMALL),
+            trainer=TRAINER,
+            log_dir=log_dir,
+            resume=resume,
+            on_step=stop_at(stop, lines),
+        ),
         log_dir=log_dir,
+        resume=resume,
         on_phase=lambda name, program: lines.append({"phase": name, "step": -1}),
     )
     return optimizer.compile(student(folder), trainset=TRAINSET)
@@ -180,6 +198,15 @@ def test_finished_phases_are_read_back(folder: Path, tmp_path: Path) -> None:
     assert [(line["phase"], line["step"]) for line in lines] == [
         ("prompts", -1), ("warm_start", -1), ("grpo", 2), ("grpo", 3), ("grpo", 4), ("grpo", -1),
     ]  # fmt: skip
+
+
+def test_what_another_run_left_behind_is_not_read_back(folder: Path, tmp_path: Path) -> None:
+    """A run that started anew and was stopped has settings of its own beside the former run's programs."""
+    composite(folder, tmp_path, [])
+    expected = sha(composite(folder, None, [], seed=7))
+    with pytest.raises(Stopped):
+        composite(folder, tmp_path, [], stop=2, resume=False, seed=7)
+    assert sha(composite(folder, tmp_path, [], seed=7)) == expected
 
 
 def test_a_damaged_state_is_an_error_that_says_what_to_remove(tmp_path: Path) -> None:
