@@ -3,7 +3,7 @@
 from agemem_dspy.optimizers.agemem import AgeMemOptimizer
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.demonstrator import Demonstrator
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig, TRLConfig
 from agemem_dspy.optimizers.tuning import RewardTuner

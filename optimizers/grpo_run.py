@@ -9,14 +9,14 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import dspy
 import torch
 
-from agemem_dspy.errors import ConfigurationError, TrainingError
-from agemem_dspy.optimizers.grpo import CREDITS, SCALES, Credit, Scale
+from agemem_dspy.errors import TrainingError
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
 from agemem_dspy.optimizers.resume import PhaseState
@@ -25,90 +25,11 @@ from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.generation import Phrasebook
 from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.reuse import Phrasebook
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Group
-
-
-@dataclass(frozen=True, kw_only=True)
-class GRPOConfig:
-    """How groups are sampled and turned into updates; the paper's values where it states them.
-
-    Args:
-        num_generations: K, trajectories of one task (8).
-        tasks_per_step: groups in one update.
-        max_steps: updates; the learning rate's course is laid out for so many.
-        max_minutes: stop after the step in which so many minutes were over, all runs that were taken up together.
-        temperature: of the sampler, and of the log-probabilities trained on.
-        beta: weight of the KL to the policy that training started from (0.1).
-        clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.
-        eps: added to the standard deviation of a group's rewards, in units of reward. With almost none, a group whose
-            rewards differ by a few context tokens would count as much as one that differs by an answer.
-        credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
-            of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
-            is not praised for an answer, nor storing blamed for a missing one.
-        scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
-        curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
-            the first third of the steps, then 1 and 2, then all.
-        resample: how often, in a step, tasks whose trajectories all tie are replaced by the next ones: a group without
-            spread teaches nothing.
-        dead_steps: the run stops with an error when that many steps from its start, resampled, taught nothing.
-        validate_every: after how many steps the policy plays the validation set, as it does before the first; the best
-            is what `compile` returns. 0 does not validate.
-        patience: stop after so many validations without a new best.
-        num_threads: episodes played at once; also the largest batch the engine sees.
-        seed: of task order and sampling.
-    """
-
-    num_generations: int = 8
-    tasks_per_step: int = 2
-    max_steps: int = 20
-    max_minutes: float | None = None
-    temperature: float = 1.0
-    beta: float = 0.1
-    clip: float | None = 0.2
-    eps: float = 0.05
-    credit: Credit = "broadcast"
-    scale: Scale = "token"
-    curriculum: Literal["joint", "progressive"] = "joint"
-    resample: int = 1
-    dead_steps: int = 5
-    validate_every: int = 0
-    patience: int | None = None
-    num_threads: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_generations < 2:
-            raise ConfigurationError(
-                f"num_generations is {self.num_generations}: with fewer than 2 trajectories a task every advantage is 0"
-            )
-        if min(self.tasks_per_step, self.max_steps, self.num_threads) < 1:
-            raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ConfigurationError(f"max_minutes must be above 0, not {self.max_minutes}")
-        if self.temperature <= 0:
-            raise ConfigurationError("temperature must be above 0: greedy rollouts are all alike")
-        if self.eps <= 0:
-            raise ConfigurationError(f"eps must be positive, not {self.eps}")
-        if self.beta < 0 or (self.clip is not None and self.clip <= 0):
-            raise ConfigurationError("beta must not be negative, clip must be positive or None")
-        if self.scale not in SCALES:
-            raise ConfigurationError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
-        if self.credit not in CREDITS:
-            raise ConfigurationError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
-        if self.seed < 0:
-            raise ConfigurationError(f"seed must be 0 or more, not {self.seed}")
-        if self.curriculum not in ("joint", "progressive"):
-            raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
-        if self.curriculum == "progressive" and self.max_steps < 3:
-            raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
-        if min(self.resample, self.validate_every) < 0 or self.dead_steps < 1:
-            raise ConfigurationError("resample and validate_every must not be negative, dead_steps at least 1")
-        if self.patience is not None and (self.patience < 1 or not self.validate_every):
-            raise ConfigurationError("patience counts validations: it must be at least 1 and needs validate_every")
 
 
 class GRPORun:

@@ -12,7 +12,8 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
-from agemem_dspy.optimizers.grpo_run import GRPOConfig, GRPORun
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
+from agemem_dspy.optimizers.grpo_run import GRPORun
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.resume import PhaseState, digest_of, drop_lines_after
 from agemem_dspy.optimizers.trainer import PolicyTrainer

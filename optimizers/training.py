@@ -77,7 +77,7 @@ class TRLConfig(TrainerConfig):
         loss_type: TRL's loss, which decides what weighs equally: tokens ("dapo", "bnpo", "cispo"), calls ("grpo") or
             calls of the longest length ("dr_grpo").
         importance_sampling_level: "token", or "sequence" for one ratio a call (GSPO; with the loss "grpo").
-        micro_batches: in how many parts the calls of an update are computed; `max_tokens` is not used.
+        micro_batches: in how many parts the calls of an update are computed, in place of `max_tokens`.
         options: further fields of `trl.GRPOConfig`, such as `report_to`, `save_steps` or `output_dir`.
 
     Raises:
@@ -97,6 +97,8 @@ class TRLConfig(TrainerConfig):
             raise ConfigurationError(
                 f"importance_sampling_level must be 'token' or 'sequence', not {self.importance_sampling_level!r}"
             )
+        if self.max_tokens != TrainerConfig.max_tokens:
+            raise ConfigurationError("max_tokens has no effect in TRL; micro_batches bounds the memory of an update")
         if self.micro_batches < 1:
             raise ConfigurationError(f"micro_batches must be at least 1, not {self.micro_batches}")
         twice = sorted(_OURS & set(self.options))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agemem_dspy.policy.generation import TokenIds, common_prefix
+from agemem_dspy.policy.reuse import TokenIds, common_prefix
 from agemem_dspy.types import Completion
 
 

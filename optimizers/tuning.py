@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.evaluation import evaluate
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig

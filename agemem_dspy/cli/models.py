@@ -142,9 +142,10 @@ def merge(
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Allow the program to import code.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a program's base model with its trained adapter merged in, for transformers, vLLM or --model."""
+    """Write a program's base model with its trained adapter merged in, as transformers and --model take it."""
     with output(as_json) as out:
         from agemem_dspy.policy.lm import policy_engine
+        from agemem_dspy.policy.merge import save_merged
         from agemem_dspy.policy.weights import model_sha256
         from agemem_dspy.programs.saved import load_program
 
@@ -152,7 +153,7 @@ def merge(
         engine = policy_engine(lm)
         if engine is None or engine.weights(lm.model) is None:
             raise ConfigurationError(f"{program} has no trained weights to merge; its LM is {lm.model}")
-        path = engine.save_merged(lm.model, out_dir)
+        path = save_merged(engine, lm.model, out_dir)
         out.say(str(path))
         out.result({"path": str(path), "model": lm.model, "sha256": model_sha256(path)})
 

@@ -12,7 +12,6 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,12 +21,13 @@ from dspy import lm15
 from dspy.clients.engines.base import validate_request
 from transformers import PreTrainedModel
 
-from agemem_dspy.errors import ConfigurationError, ModelError, RunError
+from agemem_dspy.errors import ConfigurationError, ModelError
 from agemem_dspy.policy.batching import Batcher, Pending
-from agemem_dspy.policy.generation import MAX_DRAFT, Batch, GenerationCounts, Phrasebook, PrefixPool, Row, TokenIds
+from agemem_dspy.policy.generation import Batch, GenerationCounts, Row
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
+from agemem_dspy.policy.reuse import MAX_DRAFT, Phrasebook, PrefixPool, TokenIds
 from agemem_dspy.types import Completion
 
 _living: WeakValueDictionary[tuple[str, str], PolicyEngine] = WeakValueDictionary()  # what `load_state` can share
@@ -114,10 +114,15 @@ class PolicyEngine:
 
     def weights(self, model: str) -> LoraWeights | None:
         """Return the adapter that a model string addresses, None for the base."""
-        version = self._version(model)
+        version = self.version_of(model)
         return self._versions[version] if version else None
 
-    def _version(self, model: str) -> str:
+    def version_of(self, model: str) -> str:
+        """Return the version in a model string that this engine serves, "" for the base.
+
+        Raises:
+            ModelError: it serves no such model.
+        """
         base, _, version = model.partition("@")
         if base != self.name or (version and version not in self._versions):
             known = ", ".join([self.name, *(f"{self.name}@{v}" for v in self._versions)])
@@ -139,27 +144,6 @@ class PolicyEngine:
         self._loaded_version = version
         if self._pool is not None:
             self._pool.clear()
-
-    def save_merged(self, model: str, folder: Path) -> Path:
-        """Write what a model string addresses as a plain transformers model, the adapter merged into the weights.
-
-        transformers, vLLM and `local_lm(folder)` load it. Returns the folder.
-
-        Raises:
-            ModelError: this engine does not serve the model.
-            RunError: the folder is not empty, or cannot be written.
-        """
-        version = self._version(model)
-        try:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise RunError(f"{folder} holds something already; give a new folder")
-            with self._lock:
-                self.use(version)
-                self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        except OSError as error:
-            raise RunError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
-        return folder
 
     def forget_prefixes(self) -> None:
         """Free the keys and values that are kept for prompts to come."""
@@ -239,7 +223,7 @@ class PolicyEngine:
             stream = current_random() or self._random
             random = np.random.default_rng(stream.integers(1 << 63))
         row = Row(prompt_ids=prompt_ids, max_new_tokens=max_new, temperature=temperature, random=random)
-        return self._batcher.submit(row, self._version(request.model))
+        return self._batcher.submit(row, self.version_of(request.model))
 
     def _finish(self, request: lm15.Request, pending: Pending) -> lm15.Response:
         row = pending.row

@@ -12,22 +12,17 @@ Shapes: L layers, H key/value heads, T tokens, D head size, R positions to draw 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from agemem_dspy.policy.ragged import Span, forward, new_memory
+from agemem_dspy.policy.reuse import MAX_DRAFT, NGRAM, Phrasebook, PrefixPool, TokenIds, common_prefix
 
-TokenIds = NDArray[np.int64]
-
-MAX_DRAFT = 8
 PASS_TOKENS = 96  # drafts grow until a pass has so many tokens: about where a CPU stops computing them for free
-_NGRAM = 3
 _BLOCK = 256
 _WORTH_SHARING = 16
 
@@ -43,85 +38,6 @@ class Row:
     completion_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
-
-
-class PrefixPool:
-    """Keys and values of token sequences already computed, least recently used first out.
-
-    Entries belong to one version of the weights: `clear` when the weights change.
-    """
-
-    def __init__(self, max_bytes: int = 1 << 30) -> None:
-        self.max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[TokenIds, torch.Tensor]] = OrderedDict()
-        self._bytes = 0
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self._bytes = 0
-
-    def match(self, ids: TokenIds) -> tuple[int, torch.Tensor | None]:
-        """Return the longest known prefix of `ids`: its length and the (L, 2, H, T, D) tensor holding it."""
-        best, found, key_found = 0, None, b""
-        for key, (known, tensor) in self._entries.items():
-            length = common_prefix(known, ids)
-            if length > best:
-                best, found, key_found = length, tensor, key
-        if key_found:
-            self._entries.move_to_end(key_found)
-        return best, found
-
-    def put(self, ids: TokenIds, tensor: torch.Tensor) -> None:
-        """Keep (L, 2, H, T, D) `tensor` for the T tokens `ids`."""
-        key = ids.tobytes()
-        if key in self._entries:
-            self._entries.move_to_end(key)
-            return
-        self._entries[key] = (ids, tensor)
-        self._bytes += tensor.nbytes
-        while self._bytes > self.max_bytes and len(self._entries) > 1:
-            _, (_, dropped) = self._entries.popitem(last=False)
-            self._bytes -= dropped.nbytes
-
-
-def common_prefix(a: TokenIds, b: TokenIds) -> int:
-    """Return how many leading tokens two sequences share."""
-    n = min(len(a), len(b))
-    differs = np.flatnonzero(a[:n] != b[:n])
-    return int(differs[0]) if len(differs) else n
-
-
-class Phrasebook:
-    """What followed each trigram in the latest completions, oldest out; a guess, which holds for any weights."""
-
-    def __init__(self, max_entries: int = 1 << 14) -> None:
-        self.max_entries = max_entries
-        self._following: dict[tuple[int, ...], tuple[int, ...]] = {}
-
-    def learn(self, ids: Sequence[int], start: int) -> None:
-        """Note what followed the trigrams before each of `ids` from `start` on."""
-        for i in range(max(start, _NGRAM), len(ids)):
-            key = tuple(ids[i - _NGRAM : i])
-            self._following.pop(key, None)
-            self._following[key] = tuple(ids[i : i + MAX_DRAFT])
-        while len(self._following) > self.max_entries:
-            del self._following[next(iter(self._following))]
-
-    def after(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Return what followed the last trigram of `ids`, nothing where it is new."""
-        return self._following.get(tuple(ids[-_NGRAM:]), ())
-
-    def dump(self) -> TokenIds:
-        """Return the entries, oldest first, as rows of a trigram and what followed it, filled up with -1."""
-        rows = [[*key, *then, *[-1] * (MAX_DRAFT - len(then))] for key, then in self._following.items()]
-        return np.array(rows, dtype=np.int64).reshape(-1, _NGRAM + MAX_DRAFT)
-
-    def load(self, entries: TokenIds) -> None:
-        """Know what `dump` returned, and nothing else."""
-        self._following = {
-            tuple(row[:_NGRAM]): tuple(token for token in row[_NGRAM:] if token >= 0) for row in entries.tolist()
-        }
 
 
 @dataclass(slots=True)
@@ -148,14 +64,14 @@ class _Sequence:
             self.append(token)
 
     def append(self, token: int) -> None:
-        if len(self.ids) >= _NGRAM:
-            self._following[tuple(self.ids[-_NGRAM:])] = len(self.ids)
+        if len(self.ids) >= NGRAM:
+            self._following[tuple(self.ids[-NGRAM:])] = len(self.ids)
         self.ids.append(token)
 
     def draft(self, limit: int, stop_ids: frozenset[int], phrases: Phrasebook) -> list[int]:
         """Return up to `limit` likely next tokens; none follows a stop token."""
         room = max(0, min(limit, self.row.max_new_tokens - len(self.row.completion_ids) - 1))
-        at = self._following.get(tuple(self.ids[-_NGRAM:]))
+        at = self._following.get(tuple(self.ids[-NGRAM:]))
         drafted = list(phrases.after(self.ids)[:room]) if at is None else self.ids[at : at + room]
         stop = next((i for i, token in enumerate(drafted) if token in stop_ids), len(drafted))
         return drafted[: stop + 1]

@@ -17,7 +17,7 @@ from trajectories import make_example
 
 from agemem_dspy.memory import HashEmbedder
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.policy.engine import PolicyEngine

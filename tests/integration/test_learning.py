@@ -20,7 +20,7 @@ import pytest
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.demonstrator import careless_outputs
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.samples import completions, grpo_samples

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import runpy
+import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "demo_table.py"
 
 
-def test_the_table_pools_runs_and_pairs_episodes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_pools_runs_and_pairs_episodes(tmp_path: Path) -> None:
     rewards = {"base": [-1.0, -1.0], "prompts": [-0.5, -0.5], "warm_start": [0.0, 0.5], "grpo": [0.5, 0.7]}
     for run, shift in (("a", 0.0), ("b", 0.1)):
         (tmp_path / run).mkdir()
@@ -27,9 +23,8 @@ def test_the_table_pools_runs_and_pairs_episodes(
             ]
             text = "".join(json.dumps(row) + "\n" for row in (rows if run == "a" else reversed(rows)))
             (tmp_path / run / f"{phase}.jsonl").write_text(text)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "a"), str(tmp_path / "b")])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
-    out = capsys.readouterr().out
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "a"), str(tmp_path / "b")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "| reward | −1.00 [−1.00, −1.00] | −0.50 [−0.50, −0.50] | 0.25 [0.00, 0.50] | 0.65 [0.55, 0.75] |" in out
     assert "| steps that parse | 100 % | 100 % | 100 % | 100 % |" in out
     assert "| training minutes | 0.0 | 1.0 | 2.0 | 3.0 |" in out

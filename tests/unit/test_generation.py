@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from agemem_dspy.policy.generation import GenerationCounts, Phrasebook, PrefixPool, Row, generate
+from agemem_dspy.policy.generation import GenerationCounts, Row, generate
 from agemem_dspy.policy.models import load
+from agemem_dspy.policy.reuse import Phrasebook, PrefixPool
 from agemem_dspy.policy.tiny import tiny_llama
 
 NO_STOP: frozenset[int] = frozenset()

@@ -9,7 +9,7 @@ from trajectories import make_event, make_trajectory
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import group_advantages
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.monitor import ADVANTAGE_EDGES, FarmedTerms, describe_groups
 from agemem_dspy.types import Group
 

@@ -23,6 +23,7 @@ from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import local_lm, policy_engine
 from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.merge import save_merged
 from agemem_dspy.policy.models import load as load_model
 from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
@@ -250,7 +251,7 @@ def test_an_unknown_kind_of_program_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_a_merged_model_is_base_and_adapter(tiny: Path, engine: PolicyEngine, tmp_path: Path) -> None:
     weights = lora(engine, seed=5)
-    folder = engine.save_merged(engine.register("to-merge", weights), tmp_path / "merged")
+    folder = save_merged(engine, engine.register("to-merge", weights), tmp_path / "merged")
     weights.save(tmp_path / "adapter", base_model=str(tiny))
     ids = torch.tensor([engine.tokenizer.encode("I live in Rome. Where?")])
     merged = AutoModelForCausalLM.from_pretrained(folder)
@@ -263,9 +264,9 @@ def test_a_merged_model_is_base_and_adapter(tiny: Path, engine: PolicyEngine, tm
     said = local_lm(engine, max_tokens=6).copy(model=f"{engine.name}@to-merge")("Where?")
     assert local_lm(str(folder), max_tokens=6)("Where?") == said
     with pytest.raises(RunError, match="holds something already"):
-        engine.save_merged(engine.name, folder)
+        save_merged(engine, engine.name, folder)
     with pytest.raises(ModelError, match="does not serve"):
-        engine.save_merged("local/tiny@nowhere", tmp_path / "new")
+        save_merged(engine, "local/tiny@nowhere", tmp_path / "new")
 
 
 def test_the_command_line_merges_a_compiled_program(

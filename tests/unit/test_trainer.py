@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agemem_dspy.errors import ConfigurationError, ModelError, TrainingError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.grpo import SCALES, Scale
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.monitor import describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
 from agemem_dspy.optimizers.samples import completions, grpo_samples

@@ -246,6 +246,7 @@ def test_a_program_is_compiled_by_trl(engine: PolicyEngine, tmp_path: Path) -> N
     [
         ({"loss_type": "ppo"}, "loss_type must be one of dapo, grpo"),
         ({"importance_sampling_level": "word"}, "must be 'token' or 'sequence'"),
+        ({"max_tokens": 64}, "max_tokens has no effect in TRL"),
         ({"micro_batches": 0}, "micro_batches must be at least 1"),
         ({"options": {"beta": 0.1}}, "options must not hold 'beta'"),
     ],

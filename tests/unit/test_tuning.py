@@ -14,7 +14,7 @@ from agemem_dspy.data.assistant import generate
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.optimizers.grpo_run import GRPOConfig
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tuning import RewardTuner, simplex, uniforms
 from agemem_dspy.policy.compact import CompactAdapter
