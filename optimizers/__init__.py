@@ -4,6 +4,7 @@ from agemem_dspy.optimizers.agemem import AgeMemOptimizer
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
+from agemem_dspy.optimizers.provider import trainable
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig, TRLConfig
 from agemem_dspy.optimizers.tuning import RewardTuner
@@ -19,4 +20,5 @@ __all__ = [
     "TRLConfig",
     "TrainerConfig",
     "WarmStart",
+    "trainable",
 ]

@@ -7,7 +7,6 @@ rendered by the student's adapter and tokenized by its engine, exactly as they w
 from __future__ import annotations
 
 import copy
-import random
 import statistics
 import time
 from collections import defaultdict
@@ -23,8 +22,9 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
+from agemem_dspy.optimizers.supervised import supervise
 from agemem_dspy.optimizers.trainer import PolicyTrainer
-from agemem_dspy.optimizers.training import TrainerConfig, rate_at
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -106,28 +106,29 @@ class WarmStart(Teleprompter):
         if not self.keep_demos:
             compiled.agent.step.demos = []
         trainer = PolicyTrainer(engine, self.trainer, start=engine.weights(lm.model))
-        self._train(trainer, _weighed([_samples(p, compiled, engine) for p in traces]))
+        supervise(
+            trainer,
+            _weighed([_samples(p, compiled, engine) for p in traces]),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            on_step=self._reporter(),
+        )
         weights = trainer.weights()
         model = engine.register(f"warm-{weights.sha256()[:10]}", weights)
         compiled.set_lm(lm.copy(model=model))
         compiled._compiled = True
         return compiled
 
-    def _train(self, trainer: PolicyTrainer, trajectories: list[list[Sample]]) -> None:
-        order = random.Random(self.seed)
+    def _reporter(self) -> Callable[[int, int, float], None]:
         started = time.perf_counter()
-        steps = self.epochs * -(-len(trajectories) // self.batch_size)
-        step = 0
-        for _ in range(self.epochs):
-            order.shuffle(trajectories)
-            for i in range(0, len(trajectories), self.batch_size):
-                loss = trainer.imitate(_shares(trajectories[i : i + self.batch_size]), rate=rate_at(step, steps))
-                step += 1
-                if self.on_step is not None:
-                    seconds = time.perf_counter() - started
-                    self.on_step(
-                        {"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds}
-                    )
+
+        def report(step: int, steps: int, loss: float) -> None:
+            if self.on_step is not None:
+                seconds = time.perf_counter() - started
+                self.on_step({"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds})
+
+        return report
 
 
 def _weighed(trajectories: Sequence[Sequence[tuple[Situation, Sample]]]) -> list[list[Sample]]:
@@ -145,12 +146,6 @@ def _weighed(trajectories: Sequence[Sequence[tuple[Situation, Sample]]]) -> list
         [replace(sample, weight=1.0 / statistics.fmean(lengths[situation])) for situation, sample in steps]
         for steps in trajectories
     ]
-
-
-def _shares(batch: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
-    """Divide the weights so that those of all tokens in the batch sum to 1."""
-    total = sum(sample.weight * len(sample.completion_ids) for samples in batch for sample in samples)
-    return [[replace(sample, weight=sample.weight / total) for sample in samples] for samples in batch]
 
 
 def _samples(played: Played, student: ThreeStageEpisode, engine: PolicyEngine) -> list[tuple[Situation, Sample]]:

@@ -97,12 +97,18 @@ def _parse_calls(body: str, notes: list[str]) -> tuple[list[dict[str, Any]], int
     return calls, end
 
 
-class CompactAdapter(dspy.Adapter):
+class CompactAdapter(dspy.ChatAdapter):
     """Renders an agent step as chat turns and tags; any other signature in plain lines.
+
+    It is a `dspy.ChatAdapter`, the kind that `dspy.GRPO` and `dspy.BootstrapFinetune` take, without its second try as
+    JSON: a step that does not parse is the policy's own, and is scored.
 
     Demos are replayed as user and assistant turns before the conversation; a demo that lacks the input or the
     output, as DSPy's labelled ones do, is left out.
     """
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
 
     def format(
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agemem_dspy.optimizers.supervised import shares
 from agemem_dspy.optimizers.tree import Sample
-from agemem_dspy.optimizers.warm_start import _shares, _weighed
+from agemem_dspy.optimizers.warm_start import _weighed
 from agemem_dspy.types import Stage
 
 QUESTION, READ = (Stage.REASON, "question"), (Stage.REASON, "retrieved")
@@ -23,7 +24,7 @@ def sample(length: int) -> Sample:
 
 
 def test_a_short_answer_counts_as_much_as_a_long_call() -> None:
-    (steps,) = _shares(_weighed([[(QUESTION, sample(40)), (READ, sample(4))]]))
+    (steps,) = shares(_weighed([[(QUESTION, sample(40)), (READ, sample(4))]]))
     assert [one.weight * len(one.completion_ids) for one in steps] == pytest.approx([0.5, 0.5])
 
 
@@ -39,7 +40,7 @@ def test_within_a_situation_every_token_weighs_the_same(played: list[list[tuple[
             if at == situation
         ]
         assert own == pytest.approx(own[:1] * len(own))
-    total = sum(one.weight * len(one.completion_ids) for samples in _shares(weighed) for one in samples)
+    total = sum(one.weight * len(one.completion_ids) for samples in shares(weighed) for one in samples)
     assert total == pytest.approx(1.0)
 
 
@@ -47,7 +48,7 @@ def test_within_a_situation_every_token_weighs_the_same(played: list[list[tuple[
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
 def test_the_best_policy_chooses_as_often_as_the_teacher(calls: int, length: int, other: int) -> None:
     """Two replies that part at their first token, given `calls` times in ten and otherwise."""
-    weighed = _shares(_weighed([[(QUESTION, sample(length))]] * calls + [[(QUESTION, sample(other))]] * (10 - calls)))
+    weighed = shares(_weighed([[(QUESTION, sample(length))]] * calls + [[(QUESTION, sample(other))]] * (10 - calls)))
     weights = torch.tensor([samples[0].weight for samples in weighed], dtype=torch.float64)
     share = calls / 10
     logits = torch.tensor([math.log(share), math.log(1 - share)], dtype=torch.float64, requires_grad=True)
