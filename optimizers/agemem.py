@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
+from agemem_dspy.optimizers.budget import Auto, Budget
+from agemem_dspy.optimizers.estimate import Estimate, estimate
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.resume import begun_before, digest_of, settings_of
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
@@ -19,6 +24,8 @@ from agemem_dspy.policy.lm import policy_engine
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.saved import load_program, save_program
 from agemem_dspy.rewards import TrajectoryReward
+
+logger = logging.getLogger(__name__)
 
 PHASES = ("prompts", "warm_start", "grpo")
 
@@ -38,16 +45,22 @@ class AgeMemOptimizer(Teleprompter):
         metric: scores trajectories in every phase.
         phases: which of "prompts", "warm_start", "grpo" to run, in this order. Left out: all three for a local
             policy, prompts alone for an LM whose weights are out of reach.
-        prompts: the prompt optimizer; `BootstrapToolDemos` by default, any DSPy optimizer will do.
+        prompts: the prompt optimizer; `BootstrapToolDemos` by default, any DSPy optimizer will do. It is given what its
+            `compile` takes of teacher and valset.
         warm_start: the supervised phase.
         grpo: the reinforcement phase.
+        demos: "distill" (the default) lets the warm start drop the demos of the prompt phase, which its weights then
+            carry; "keep" trains and serves with them.
+        auto, max_metric_calls, max_steps, max_minutes: what the default phases may cost, one of the four at most; see
+            `Budget`.
         log_dir: where each phase's program is saved as soon as it is finished, and `metrics.jsonl` written. What was
             stopped, whatever stopped it, goes on when it is compiled again: finished phases are read back.
         resume: False starts anew in a log_dir that has a run.
         on_step: called with a dict for every optimizer step of the default phases.
         on_phase: called with (name, program) when a phase is finished.
 
-    After `compile`, `programs` maps each finished phase to its program.
+    After `compile`, `programs` maps each finished phase to its program. Ctrl-C ends the compilation and returns the
+    best program so far; `interrupted` then names the phase that was cut off.
     """
 
     def __init__(
@@ -58,6 +71,11 @@ class AgeMemOptimizer(Teleprompter):
         prompts: Optimizer | None = None,
         warm_start: Optimizer | None = None,
         grpo: Optimizer | None = None,
+        demos: Literal["distill", "keep"] | None = None,
+        auto: Auto | None = None,
+        max_metric_calls: int | None = None,
+        max_steps: int | None = None,
+        max_minutes: float | None = None,
         log_dir: str | Path | None = None,
         resume: bool = True,
         on_step: Callable[[dict[str, Any]], None] | None = None,
@@ -66,15 +84,53 @@ class AgeMemOptimizer(Teleprompter):
         super().__init__()
         if phases is not None and (not phases or [p for p in PHASES if p in phases] != list(phases)):
             raise ConfigurationError(f"phases must be some of {PHASES}, in this order, not {tuple(phases)}")
-        self.metric, self.phases, self.resume = metric, phases, resume
+        self.budget = Budget(auto=auto, max_metric_calls=max_metric_calls, max_steps=max_steps, max_minutes=max_minutes)
+        if self.budget != Budget() and grpo is not None:
+            raise ConfigurationError(
+                "a budget is for the default phases; give this grpo its own: GRPOConfig(max_steps=…)"
+            )
+        if demos not in (None, "distill", "keep"):
+            raise ConfigurationError(f"demos must be 'distill' or 'keep', not {demos!r}")
+        if demos is not None and (warm_start is not None or (phases is not None and "warm_start" not in phases)):
+            raise ConfigurationError(
+                "demos is for the default warm start; give your own WarmStart(keep_demos=…), or leave demos out"
+            )
+        self.metric, self.phases, self.resume, self.demos = metric, phases, resume, demos or "distill"
         self.log_dir = Path(log_dir) if log_dir is not None else None
-        self.on_phase = on_phase
-        self.optimizers: dict[str, Optimizer] = {
-            "prompts": prompts or BootstrapToolDemos(metric),
-            "warm_start": warm_start or WarmStart(metric, on_step=on_step),
-            "grpo": grpo or StepwiseGRPO(metric, log_dir=self.log_dir, resume=resume, on_step=on_step),
-        }
+        self.on_step, self.on_phase = on_step, on_phase
+        self.given: dict[str, Optimizer | None] = {"prompts": prompts, "warm_start": warm_start, "grpo": grpo}
         self.programs: dict[str, dspy.Module] = {}
+        self.interrupted: str | None = None
+
+    def planned(self, phases: Sequence[str], *, train: int, val: int) -> dict[str, Optimizer]:
+        """Return what each phase runs, given how many examples there are.
+
+        Raises:
+            ConfigurationError: the budget is too small for these phases.
+        """
+        examples = self.budget.examples
+        found: dict[str, Optimizer] = {}
+        spent = 0
+        for phase in phases:
+            given = self.given[phase]
+            if given is not None:
+                found[phase] = given
+            elif phase == "prompts":
+                found[phase] = BootstrapToolDemos(self.metric, max_examples=examples)
+            elif phase == "warm_start":
+                found[phase] = WarmStart(
+                    self.metric, max_examples=examples, keep_demos=self.demos == "keep", on_step=self.on_step
+                )
+            else:
+                found[phase] = StepwiseGRPO(
+                    self.metric,
+                    config=self.budget.grpo(spent=spent),
+                    log_dir=self.log_dir,
+                    resume=self.resume,
+                    on_step=self.on_step,
+                )
+            spent += min(examples, train) + (2 * val if phase == "prompts" else 0)
+        return found
 
     def compile(
         self,
@@ -97,27 +153,66 @@ class AgeMemOptimizer(Teleprompter):
         """
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
-        local = policy_engine(program_lm(student)) is not None
-        self.programs = {}
+        started = time.perf_counter()
+        self.programs, self.interrupted = {}, None
         program = student
-        for phase in self.phases or (PHASES if local else PHASES[:1]):
-            program = self._phase(phase, program, list(trainset), teacher, valset)
-            self.programs[phase] = program
-            if self.on_phase is not None:
-                self.on_phase(phase, program)
+        phases = self.chosen_phases(student)
+        for phase, optimizer in self.planned(phases, train=len(trainset), val=len(valset or ())).items():
+            options: dict[str, Any] = {"teacher": teacher, "valset": valset}
+            if isinstance(optimizer, StepwiseGRPO):
+                options = {"valset": valset, "seconds_before": time.perf_counter() - started}
+            try:
+                program = self._phase(phase, optimizer, program, list(trainset), options)
+                if getattr(optimizer, "interrupted", False):
+                    self.interrupted = phase
+                    break
+                self.programs[phase] = program
+                if self.on_phase is not None:
+                    self.on_phase(phase, program)
+            except KeyboardInterrupt:
+                self.interrupted = phase
+                logger.warning("the phase %s was interrupted; this is the program of the phase before it", phase)
+                break
         return program
+
+    def estimate(
+        self,
+        student: ThreeStageEpisode,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> Estimate:
+        """Return what `compile` with the same arguments will cost; print it to read it.
+
+        LM calls and tokens are counted on demonstrated examples. For minutes and memory one task is played and one
+        update taken on a local policy, whose result is thrown away.
+
+        Raises:
+            ConfigurationError: as for `compile`.
+            DataError: the examples have no gold annotations to count from.
+        """
+        if not trainset:
+            raise ConfigurationError("the training set is empty; pass at least one example")
+        planned = self.planned(self.chosen_phases(student), train=len(trainset), val=len(valset or ()))
+        return estimate(planned, student, self.metric, list(trainset), teacher=teacher, validated=len(valset or ()))
+
+    def chosen_phases(self, student: dspy.Module) -> Sequence[str]:
+        """Return the phases that were asked for, else all that the student's LM allows."""
+        local = policy_engine(program_lm(student)) is not None
+        return self.phases or (PHASES if local else PHASES[:1])
 
     def _phase(
         self,
         phase: str,
+        optimizer: Optimizer,
         program: Any,
         trainset: list[dspy.Example],
-        teacher: Any,
-        valset: Sequence[dspy.Example] | None,
+        options: dict[str, Any],
     ) -> Any:
         """Return the program of one phase: what an earlier run saved, else what the optimizer makes."""
-        optimizer = self.optimizers[phase]
         if self.log_dir is not None:
+            teacher, valset = options.get("teacher"), options["valset"]
             settings = {
                 "optimizer": settings_of(optimizer),
                 "reward": self.metric.describe(),
@@ -131,9 +226,11 @@ class AgeMemOptimizer(Teleprompter):
             if begun_before(state, phase, settings, result=done, resume=self.resume) and done.exists():
                 memory = getattr(getattr(program, "agent", program), "_memory", None)
                 return load_program(self.log_dir / phase, memory=memory, trust_code=True)
-        options = {} if phase == "grpo" else {"teacher": teacher}
-        compiled = optimizer.compile(program, trainset=trainset, valset=valset, **options)
+        taken = inspect.signature(optimizer.compile).parameters
+        options = {name: value for name, value in options.items() if name in taken}
+        compiled = optimizer.compile(program, trainset=trainset, **options)
         if self.log_dir is not None:
             save_program(compiled, self.log_dir / phase, metric=self.metric)
-            done.touch()
+            if not getattr(optimizer, "interrupted", False):
+                done.touch()
         return compiled

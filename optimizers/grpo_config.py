@@ -17,6 +17,8 @@ class GRPOConfig:
         num_generations: K, trajectories of one task (8).
         tasks_per_step: groups in one update.
         max_steps: updates; the learning rate's course is laid out for so many.
+        max_metric_calls: play no step that would bring the scored trajectories, resampled ones and validations
+            included, above this.
         max_minutes: stop after the step in which so many minutes were over, all runs that were taken up together.
         temperature: of the sampler, and of the log-probabilities trained on.
         beta: weight of the KL to the policy that training started from (0.1).
@@ -42,6 +44,7 @@ class GRPOConfig:
     num_generations: int = 8
     tasks_per_step: int = 2
     max_steps: int = 20
+    max_metric_calls: int | None = None
     max_minutes: float | None = None
     temperature: float = 1.0
     beta: float = 0.1
@@ -64,6 +67,11 @@ class GRPOConfig:
             )
         if min(self.tasks_per_step, self.max_steps, self.num_threads) < 1:
             raise ConfigurationError("tasks_per_step, max_steps and num_threads must be at least 1")
+        if self.max_metric_calls is not None and self.max_metric_calls < self.num_generations * self.tasks_per_step:
+            raise ConfigurationError(
+                f"max_metric_calls is {self.max_metric_calls}, and one step plays "
+                f"{self.num_generations * self.tasks_per_step} trajectories; raise it or lower tasks_per_step"
+            )
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ConfigurationError(f"max_minutes must be above 0, not {self.max_minutes}")
         if self.temperature <= 0:

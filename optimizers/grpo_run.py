@@ -41,6 +41,7 @@ class GRPORun:
         student: the program to start from, whose LM `engine` serves; it is not changed.
         trainset, valset: what is played, and what `config.validate_every` plays.
         report: called with the line of metrics of each step.
+        seconds_before: what `config.max_minutes` counts beside the run itself.
 
     `program` is served by the latest weights; `best`, once the run is over, by those to return.
     """
@@ -54,6 +55,7 @@ class GRPORun:
         trainset: list[dspy.Example],
         valset: list[dspy.Example],
         report: Callable[[dict[str, Any]], None],
+        seconds_before: float = 0.0,
     ) -> None:
         self.config, self.metric, self.engine, self.valset, self.report = config, metric, engine, valset, report
         self.tasks, self.farmed = Tasks(trainset, self.config.seed), FarmedTerms()
@@ -62,11 +64,11 @@ class GRPORun:
         self.program.set_lm(self.lm)
         self.best, self.best_score = self.program, -math.inf
         self.groups: list[Group] = []
-        self.resampled = self.worse = 0
+        self.resampled = self.worse = self.scored = 0
         self.learnt = False
         self.keep: Callable[[int], None] = lambda done: None
         self.started = self.begun = self.sampled = time.perf_counter()
-        self.earlier = 0.0  # seconds of the runs that this one takes up
+        self.earlier = seconds_before  # and those of the runs that this one takes up
 
     def begin(self) -> None:
         """Score the policy as it is before the first step, when a validation set is to be played."""
@@ -88,6 +90,7 @@ class GRPORun:
         self.engine.phrases.load(tensors["phrases"].numpy())
         self.tasks.take(values["taken"])
         self.learnt, self.worse, self.earlier = values["learnt"], values["worse"], values["seconds"]
+        self.scored = values["scored"]
         if self.learnt:
             self._serve(trainer.weights())
         for terms in values["terms"]:
@@ -111,6 +114,7 @@ class GRPORun:
             "taken": self.tasks.taken,
             "learnt": self.learnt,
             "worse": self.worse,
+            "scored": self.scored,
             "seconds": self._seconds(),
             "terms": self.farmed.seen,
             "best_score": self.best_score if self.config.validate_every else None,
@@ -133,7 +137,7 @@ class GRPORun:
         self.groups, self.resampled = self._play(step, 0, self.config.tasks_per_step), 0
         for attempt in range(1, self.config.resample + 1):
             tied = [i for i, group in enumerate(self.groups) if not self._samples([group])]
-            if not tied:
+            if not tied or not self._affords(len(tied)):
                 break
             for i, group in zip(tied, self._play(step, attempt, len(tied)), strict=True):
                 self.groups[i] = group
@@ -188,12 +192,18 @@ class GRPORun:
 
     def _goes_on(self) -> bool:
         patient = self.config.patience is None or self.worse < self.config.patience
-        return patient and (self.config.max_minutes is None or self._seconds() < 60 * self.config.max_minutes)
+        in_time = self.config.max_minutes is None or self._seconds() < 60 * self.config.max_minutes
+        return patient and in_time and self._affords(self.config.tasks_per_step)
+
+    def _affords(self, tasks: int) -> bool:
+        most = self.config.max_metric_calls
+        return most is None or self.scored + tasks * self.config.num_generations <= most
 
     def _seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.started
 
     def _play(self, step: int, attempt: int, count: int) -> list[Group]:
+        self.scored += count * self.config.num_generations
         return collect_groups(
             self._at_stage(step),
             self.tasks.take(count),
@@ -210,6 +220,7 @@ class GRPORun:
 
     def _validation(self) -> float:
         """Return the mean reward on the validation set, each example played once with random numbers of its own."""
+        self.scored += len(self.valset)
         groups = collect_groups(
             self.program,
             self.valset,

@@ -77,7 +77,7 @@ def begun_before(folder: Path, phase: str, settings: Mapping[str, Any], *, resul
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if resume and noted.exists():
-            _refuse_changes(folder, json.loads(noted.read_text(encoding="utf-8")), wanted)
+            refuse_changes(folder, json.loads(noted.read_text(encoding="utf-8")), wanted)
             return True
         result.unlink(missing_ok=True)
         noted.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
@@ -89,12 +89,12 @@ def begun_before(folder: Path, phase: str, settings: Mapping[str, Any], *, resul
 
 
 def settings_of(optimizer: Any) -> dict[str, Any]:
-    """Return the plain settings among an optimizer's attributes: numbers, texts and configurations, not `resume`."""
+    """Return the plain settings among an optimizer's attributes: numbers, texts and configurations."""
     found: dict[str, Any] = {"type": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"}
     for name, value in vars(optimizer).items():
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = asdict(value)
-        elif name != "resume" and isinstance(value, str | int | float | bool | None):
+        elif name not in ("resume", "interrupted") and isinstance(value, str | int | float | bool | None):
             found[name] = value
     return found
 
@@ -133,7 +133,12 @@ def drop_lines_after(path: Path, phase: str, step: int) -> None:
         raise RunError(f"cannot write {path}: {error}; choose another log_dir") from error
 
 
-def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise unless a folder's run has the settings wanted now.
+
+    Raises:
+        RunError: it has others, which are named.
+    """
     one, other = dict(_flat(before)), dict(_flat(now))
     changed = [
         f"{name} was {one.get(name, 'not there')}, is {other.get(name, 'not there')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,8 @@ from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import GRPOBackend, TrainerConfig, TRLConfig
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
+
+logger = logging.getLogger(__name__)
 
 
 class StepwiseGRPO(Teleprompter):
@@ -51,7 +54,7 @@ class StepwiseGRPO(Teleprompter):
     ) -> None:
         super().__init__()
         self.metric = metric
-        self.resume = resume
+        self.resume, self.interrupted = resume, False
         self.config = config or GRPOConfig()
         self.trainer = trainer or TrainerConfig()
         if isinstance(self.trainer, TRLConfig) and self.config.scale != "token":
@@ -68,13 +71,17 @@ class StepwiseGRPO(Teleprompter):
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
+        seconds_before: float = 0.0,
         **options: Any,
     ) -> ThreeStageEpisode:
         """Return a copy of the student served by newly trained weights; the student is not changed.
 
+        Ctrl-C ends the run and returns the best policy so far; `interrupted` then tells so.
+
         Args:
             teacher: accepted for DSPy's interface; GRPO learns from its own rollouts alone.
             valset: held-out examples for `validate_every`.
+            seconds_before: what `max_minutes` counts beside this run.
 
         Raises:
             ConfigurationError: an empty training set, `validate_every` without a validation set, an unknown option, or
@@ -83,19 +90,32 @@ class StepwiseGRPO(Teleprompter):
             RewardError: a reward term raised; nothing is turned into a zero.
             RunError: `log_dir` cannot be written, or holds a run with other settings, which are named.
         """
+        self.interrupted = False
         if options:
             raise ConfigurationError(f"StepwiseGRPO.compile does not know the option {sorted(options)[0]!r}")
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
         if self.config.validate_every and not valset:
             raise ConfigurationError("validate_every needs a validation set; pass valset, or set it to 0")
+        calls, step = self.config.max_metric_calls, self.config.tasks_per_step * self.config.num_generations
+        if self.config.validate_every and calls is not None and calls < len(valset or ()) + step:
+            raise ConfigurationError(
+                f"max_metric_calls={calls} does not cover a validation and a step, {len(valset or ()) + step} together"
+            )
         lm, engine = local_policy(student)
         self._log("")  # a folder that cannot be written is found before anything is sampled
         trainer = _backend(self.trainer)(engine, self.trainer, start=engine.weights(lm.model))
         if self.config.beta > 0:
             trainer.set_reference()
         run = GRPORun(
-            self.config, self.metric, student, engine, list(trainset), list(valset or ()), report=self._report
+            self.config,
+            self.metric,
+            student,
+            engine,
+            list(trainset),
+            list(valset or ()),
+            report=self._report,
+            seconds_before=seconds_before,
         )
         more: dict[str, Any] = {}
         if self.log_dir is not None and isinstance(trainer, PolicyTrainer):
@@ -104,16 +124,20 @@ class StepwiseGRPO(Teleprompter):
                 trainer, PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resume)
             )
             drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", more["first"])
-        run.begin()
-        trainer.fit(
-            self.config.max_steps,
-            sample=run.sample,
-            updated=run.updated,
-            beta=self.config.beta,
-            clip=self.config.clip,
-            temperature=self.config.temperature,
-            **more,
-        )
+        try:
+            run.begin()
+            trainer.fit(
+                self.config.max_steps,
+                sample=run.sample,
+                updated=run.updated,
+                beta=self.config.beta,
+                clip=self.config.clip,
+                temperature=self.config.temperature,
+                **more,
+            )
+        except KeyboardInterrupt:
+            self.interrupted = True
+            logger.warning("GRPO was interrupted; this is the best policy so far, %s", run.best.get_lm().model)
         run.best._compiled = True
         return run.best
 

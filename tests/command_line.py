@@ -45,8 +45,8 @@ def agemem(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
     return Outcome(code=code, out=printed.out, err=printed.err)
 
 
-def interrupted(until: Callable[[], bool], *words: object) -> Outcome:
-    """Run one command in a process of its own and press Ctrl-C as soon as `until` holds."""
+def interrupted(until: Callable[[], bool], *words: object, how: signal.Signals = signal.SIGINT) -> Outcome:
+    """Run one command in a process of its own and press Ctrl-C, or send another signal, as soon as `until` holds."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys; from agemem_dspy.cli import main; sys.exit(main())", *map(str, words)],
         stdout=subprocess.PIPE,
@@ -57,7 +57,7 @@ def interrupted(until: Callable[[], bool], *words: object) -> Outcome:
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline and process.poll() is None and not until():
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     out, err = process.communicate(timeout=_PATIENCE_S)
     return Outcome(code=process.returncode, out=out, err=err)
 

@@ -99,6 +99,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         ) from error
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `write_json` wrote.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); choose another --out") from error
+
+
 def _console(stream: TextIO, *, quiet: bool = False) -> Console:
     """Return a console that shows texts as they are: brackets in a memory are no markup."""
     from rich.console import Console

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agemem_dspy.cli.output import write_json
+from agemem_dspy.cli.output import read_json, write_json
 from agemem_dspy.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,38 +29,48 @@ class RunFolder:
     """Writes a run as it happens and shows its progress.
 
     Args:
-        path: made with its parents; anything that is in it already is another run's and is not touched.
+        path: made with its parents. A run of the same command that is in it goes on; anything else is not touched.
 
     Raises:
-        RunError: the folder is not empty, or cannot be read.
+        RunError: the folder holds something else, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.phases: list[dict[str, Any]] = []
         self._journal: Journal | None = None
-        self._program: dspy.Module | None = None
         self._unfinished: Mapping[str, Any] = {}
         self._out: Output | None = None
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._since = time.perf_counter()
+        self._before: dict[str, Any] = {}  # the phases that the run had finished when it was stopped
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "config.json").is_file())):
                 raise RunError(f"{path} holds something already; give a new folder, such as --out {path}-2")
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}; choose another --out") from error
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Write `config.json` and open `metrics.jsonl`, before anything costs time.
+        """Write `config.json` and open `metrics.jsonl`, before anything costs time; or take up the run that is there.
 
         Raises:
-            RunError: the folder cannot be written.
+            RunError: the folder cannot be written, or holds a run of another command, whose differences are named.
         """
         from agemem_dspy.journal import Journal
+        from agemem_dspy.optimizers.resume import drop_lines_after, refuse_changes
 
-        write_json(self.path / "config.json", config)
-        self._journal = Journal(self.path / "metrics.jsonl", resume=False)
+        noted, metrics = self.path / "config.json", self.path / "metrics.jsonl"
+        if noted.is_file():
+            refuse_changes(self.path, read_json(noted), json.loads(json.dumps(config, default=str)))
+            results = self.path / "results.json"
+            if results.is_file():
+                self._before = {phase["name"]: phase for phase in read_json(results)["phases"]}
+            if not (self.path / "state" / "warm_start.done").exists():
+                drop_lines_after(metrics, "warm_start", 0)
+        else:
+            write_json(noted, config)
+        self._journal = Journal(metrics, resume=True)
 
     @contextlib.contextmanager
     def show(self, out: Output) -> Iterator[None]:
@@ -73,8 +83,8 @@ class RunFolder:
         self._bar = None
 
     def on_step(self, line: dict[str, Any]) -> None:
-        """Record and show one optimizer step."""
-        if self._journal is not None:
+        """Show one optimizer step and record it; GRPO records its own."""
+        if self._journal is not None and line["phase"] != "grpo":
             self._journal.append(line)
         self._unfinished = line
         seen = "loss" if line["phase"] == "warm_start" else "reward"
@@ -84,11 +94,11 @@ class RunFolder:
         self, name: str, program: dspy.Module, metric: TrajectoryReward, valset: Sequence[dspy.Example], threads: int
     ) -> None:
         """Record a finished phase with its scores on the validation examples, and write `results.json`."""
-        seconds = time.perf_counter() - self._since
+        seconds = self._before.get(name, {}).get("compile_seconds", time.perf_counter() - self._since)
         phase: dict[str, Any] = {"name": name, "compile_seconds": seconds}
         if name != "base":
             phase["program"] = str(self.path / name)
-        self._program, self._unfinished = program, {}
+        self._unfinished = {}
         self.phases.append(phase)
         if valset:
             from agemem_dspy.evaluation import evaluate
@@ -106,24 +116,14 @@ class RunFolder:
         self._since = time.perf_counter()
         write_json(self.path / "results.json", self.results())
 
-    def interrupted(self, metric: TrajectoryReward) -> str:
-        """Save the weights of a phase that was cut off, where it has any, and say what is kept.
-
-        Raises:
-            RunError: they cannot be written.
-        """
+    def interrupted(self) -> str:
+        """Say what is kept of a run that was cut off."""
         finished = [phase["name"] for phase in self.phases if "program" in phase]
         kept = [f"finished phases: {', '.join(finished) or 'none'}"]
         line = self._unfinished
-        if "model" in line and self._program is not None:
-            from agemem_dspy.programs.saved import save_program
-
-            partial: Any = copy.deepcopy(self._program)
-            partial.set_lm(partial.get_lm().copy(model=line["model"]))
-            folder = self.path / f"{line['phase']}_step_{line['step']}"
-            save_program(partial, folder, metric=metric)
-            kept.append(f"the program after {line['step']} steps of {line['phase']}: {folder}")
-        return f"{'; '.join(kept)}; everything is kept in {self.path}"
+        if line.get("phase") == "grpo" and (self.path / "grpo").is_dir():
+            kept.append(f"the program after {line['step']} steps of grpo: {self.path / 'grpo'}")
+        return f"{'; '.join(kept)}; everything is kept in {self.path}, and the same command goes on"
 
     def results(self) -> dict[str, Any]:
         """Return {"run", "program": the last, "phases": [{"name", "compile_seconds", "program", term: interval}]}."""

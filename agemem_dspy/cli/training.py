@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,8 @@ USED_BY = {
     "tasks_per_step": ("grpo",),
     "lr": ("grpo",),
     "beta": ("grpo",),
+    "max_metric_calls": ("grpo",),
+    "max_minutes": ("grpo",),
     "curriculum": ("grpo",),
     "credit": ("grpo",),
     "lora_r": ("warm_start", "grpo"),
@@ -70,7 +73,9 @@ USED_BY = {
 
 
 def compile_program(
-    out_dir: Annotated[Path, typer.Option("--out", help="Run folder; a new or an empty one.")],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Run folder; where one was stopped, the same command goes on.")
+    ],
     data: SetsOption = None,
     train: TrainOption = None,
     val: ValOption = None,
@@ -99,15 +104,19 @@ def compile_program(
     tasks_per_step: TasksOption = None,
     lr: RateOption = None,
     beta: BetaOption = None,
+    max_metric_calls: Annotated[int | None, typer.Option(help="grpo: most trajectories that are scored.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop GRPO when so many minutes are over in all.")] = None,
     curriculum: Annotated[str | None, typer.Option(help="grpo: joint or progressive.")] = None,
     credit: Annotated[str | None, typer.Option(help="grpo: broadcast (the paper's) or stage.")] = None,
     lora_r: RankOption = None,
     top_layers: LayersOption = None,
     threads: ThreadsOption = 8,
     seed: SeedOption = 0,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print what it will cost, and stop.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compile a program into prompts and weights; every finished phase is saved in the run folder.
+    """Compile a program into prompts and weights; every finished phase is saved in the run folder, where a run that was
+    stopped goes on.
 
     The folder holds config.json, metrics.jsonl (a line a step), results.json (base and phases on the validation
     examples) and a saved program for each phase, which --program takes.
@@ -135,6 +144,13 @@ def compile_program(
             "val_examples": len(valset), "model": student.get_lm().model, "phases": chosen, "weights": weights,
             "threads": threads, "seed": seed, "options": options,
         }  # fmt: skip
+        if estimate:
+            planned = build_optimizer(metric, chosen, options, threads=threads, seed=seed, folder=folder)
+            with model_errors():
+                found = planned.estimate(student, trainset=trainset, valset=valset or None)
+            out.say(str(found))
+            out.result(asdict(found))
+            return
         folder.begin(config)
 
         def on_phase(name: str, finished: dspy.Module) -> None:
@@ -148,7 +164,9 @@ def compile_program(
                 on_phase("base", student)
                 optimizer.compile(student, trainset=trainset, valset=valset or None)
         except KeyboardInterrupt:
-            raise Interrupted(folder.interrupted(metric)) from None
+            raise Interrupted(folder.interrupted()) from None
+        if optimizer.interrupted is not None:
+            raise Interrupted(folder.interrupted())
         results = folder.results()
         out.console.print(folder.table())
         out.say(f"the compiled program is in {results['program']}; play it with:")
@@ -164,7 +182,7 @@ def build_optimizer(
     threads: int,
     seed: int,
     folder: RunFolder,
-    on_phase: Callable[[str, dspy.Module], None],
+    on_phase: Callable[[str, dspy.Module], None] | None = None,
 ) -> AgeMemOptimizer:
     """Return the composite optimizer that the options describe; what is left out keeps its default.
 
@@ -197,6 +215,8 @@ def build_optimizer(
     )
     sampling = picked(
         max_steps="steps",
+        max_metric_calls="max_metric_calls",
+        max_minutes="max_minutes",
         num_generations="num_generations",
         tasks_per_step="tasks_per_step",
         beta="beta",
@@ -207,6 +227,7 @@ def build_optimizer(
         metric,
         config=GRPOConfig(**sampling, num_threads=threads, seed=seed),
         trainer=TrainerConfig(**picked(learning_rate="lr"), **lora),
+        log_dir=folder.path,
         on_step=folder.on_step,
     )
     return AgeMemOptimizer(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import agemem, interrupted, refused, short_examples, tiny_model
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft asks transformers for it
@@ -42,8 +46,12 @@ def test_compile_fills_a_run_folder_that_eval_plays(
     assert played.code == 0, played.err
     assert played.json["method"] == "program"
     assert played.json["model"].startswith("local/tiny@")
-    again = agemem(capsys, "compile", *words)
-    assert "holds something already" in refused(again)
+    metrics = (run / "metrics.jsonl").read_bytes()
+    again = agemem(capsys, "compile", *words, "--json")
+    assert again.json == results  # everything is read back
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    other = refused(agemem(capsys, "compile", *words, "--seed", "1", "--threads", "2"))
+    assert "holds a run with other settings: seed was 0, is 1; threads was 8, is 2" in other
 
 
 def test_ctrl_c_leaves_the_weights_of_the_steps_that_were_done(
@@ -59,13 +67,56 @@ def test_ctrl_c_leaves_the_weights_of_the_steps_that_were_done(
     assert stopped.code == 130, stopped.err
     (line,) = [line for line in stopped.err.splitlines() if line.startswith("interrupted: ")]
     assert "finished phases: warm_start; " in line
-    assert line.endswith(f"everything is kept in {run}")
+    assert line.endswith(f"everything is kept in {run}, and the same command goes on")
     done = json.loads(lines.read_text("utf-8").splitlines()[-1])
-    assert f"grpo_step_{done['step']}" in line
-    words = ("--program", run / f"grpo_step_{done['step']}", "--data", data, "--max-tokens", "4", "--json")
+    assert f"the program after {done['step']} steps of grpo: {run / 'grpo'}" in line
+    words = ("--program", run / "grpo", "--data", data, "--max-tokens", "4", "--json")
     played = agemem(capsys, "eval", *words, "--limit", "1")
     assert played.code == 0, played.err
     assert json.loads((run / "results.json").read_text("utf-8"))["program"] == str(run / "warm_start")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
+) -> None:
+    """SIGKILL, which nothing can catch, in the midst of the warm start and then of GRPO."""
+    data = short_examples(tmp_path / "rows.jsonl", 5)
+    words = ("compile", "--train", data, "--model", model, "--phases", "warm_start,grpo", *QUICK, "--threads", "1")
+    words = (*words, "--steps", "4", "--num-generations", "2", "--tasks-per-step", "1", "--epochs", "4", "--lr", "0.01")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert agemem(capsys, *words, "--out", whole).code == 0
+    lines = run / "metrics.jsonl"
+
+    def written(count: int) -> Callable[[], bool]:
+        return lambda: lines.is_file() and len(lines.read_text("utf-8").splitlines()) >= count
+
+    for count in (2, 4 + 2):
+        stopped = interrupted(written(count), *words, "--out", run, how=signal.SIGKILL)
+        assert stopped.code == -signal.SIGKILL, stopped.err
+    assert agemem(capsys, *words, "--out", run).code == 0
+    for phase in ("warm_start", "grpo"):
+        one, other = (load_file(folder / phase / "adapter_model.safetensors") for folder in (whole, run))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    told = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, run)
+    ]
+    kept = [[(line["phase"], line["step"], line.get("reward")) for line in one] for one in told]
+    assert kept[0] == kept[1]
+
+
+def test_an_estimate_is_printed_and_nothing_is_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
+) -> None:
+    data, run = short_examples(tmp_path / "rows.jsonl", 5), tmp_path / "run"
+    words = ("compile", "--data", data, "--model", model, *QUICK, *GRPO, "--out", run, "--estimate")
+    shown = agemem(capsys, *words)
+    assert shown.code == 0, shown.err
+    assert "warm_start" in shown.out
+    assert "GiB" in shown.out
+    rows = agemem(capsys, *words, "--json").json["phases"]
+    assert [(row["phase"], row["episodes"]) for row in rows] == [("prompts", 2), ("warm_start", 0), ("grpo", 4)]
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(
