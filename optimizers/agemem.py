@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ from agemem_dspy.optimizers.estimate import Estimate, estimate
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.resume import begun_before, digest_of, settings_of
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
+from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.warm_start import WarmStart
 from agemem_dspy.policy.lm import policy_engine
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -53,6 +55,9 @@ class AgeMemOptimizer(Teleprompter):
             carry; "keep" trains and serves with them.
         auto, max_metric_calls, max_steps, max_minutes: what the default phases may cost, one of the four at most; see
             `Budget`.
+        seed: of the default phases: demos, task order, sampling, adapter weights.
+        num_threads: episodes that the default phases play at once.
+        track_stats: the returned program carries `detailed_results`, the lines of all optimizer steps by phase.
         log_dir: where each phase's program is saved as soon as it is finished, and `metrics.jsonl` written. What was
             stopped, whatever stopped it, goes on when it is compiled again: finished phases are read back.
         resume: False starts anew in a log_dir that has a run.
@@ -76,6 +81,9 @@ class AgeMemOptimizer(Teleprompter):
         max_metric_calls: int | None = None,
         max_steps: int | None = None,
         max_minutes: float | None = None,
+        seed: int = 0,
+        num_threads: int = 32,
+        track_stats: bool = False,
         log_dir: str | Path | None = None,
         resume: bool = True,
         on_step: Callable[[dict[str, Any]], None] | None = None,
@@ -97,7 +105,9 @@ class AgeMemOptimizer(Teleprompter):
             )
         self.metric, self.phases, self.resume, self.demos = metric, phases, resume, demos or "distill"
         self.log_dir = Path(log_dir) if log_dir is not None else None
+        self.seed, self.num_threads, self.track_stats = seed, num_threads, track_stats
         self.on_step, self.on_phase = on_step, on_phase
+        self._lines: dict[str, list[dict[str, Any]]] = {}
         self.given: dict[str, Optimizer | None] = {"prompts": prompts, "warm_start": warm_start, "grpo": grpo}
         self.programs: dict[str, dspy.Module] = {}
         self.interrupted: str | None = None
@@ -108,7 +118,7 @@ class AgeMemOptimizer(Teleprompter):
         Raises:
             ConfigurationError: the budget is too small for these phases.
         """
-        examples = self.budget.examples
+        examples, threads, seed = self.budget.examples, self.num_threads, self.seed
         found: dict[str, Optimizer] = {}
         spent = 0
         for phase in phases:
@@ -116,18 +126,25 @@ class AgeMemOptimizer(Teleprompter):
             if given is not None:
                 found[phase] = given
             elif phase == "prompts":
-                found[phase] = BootstrapToolDemos(self.metric, max_examples=examples)
+                found[phase] = BootstrapToolDemos(self.metric, max_examples=examples, num_threads=threads, seed=seed)
             elif phase == "warm_start":
                 found[phase] = WarmStart(
-                    self.metric, max_examples=examples, keep_demos=self.demos == "keep", on_step=self.on_step
+                    self.metric,
+                    max_examples=examples,
+                    keep_demos=self.demos == "keep",
+                    trainer=replace(WarmStart(self.metric).trainer, seed=seed),
+                    num_threads=threads,
+                    seed=seed,
+                    on_step=self._take,
                 )
             else:
                 found[phase] = StepwiseGRPO(
                     self.metric,
-                    config=self.budget.grpo(spent=spent),
+                    config=replace(self.budget.grpo(spent=spent), num_threads=threads, seed=seed),
+                    trainer=TrainerConfig(seed=seed),
                     log_dir=self.log_dir,
                     resume=self.resume,
-                    on_step=self.on_step,
+                    on_step=self._take,
                 )
             spent += min(examples, train) + (2 * val if phase == "prompts" else 0)
         return found
@@ -154,7 +171,7 @@ class AgeMemOptimizer(Teleprompter):
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
         started = time.perf_counter()
-        self.programs, self.interrupted = {}, None
+        self.programs, self.interrupted, self._lines = {}, None, {}
         program = student
         phases = self.chosen_phases(student)
         for phase, optimizer in self.planned(phases, train=len(trainset), val=len(valset or ())).items():
@@ -173,7 +190,15 @@ class AgeMemOptimizer(Teleprompter):
                 self.interrupted = phase
                 logger.warning("the phase %s was interrupted; this is the program of the phase before it", phase)
                 break
+        if self.track_stats:
+            program.detailed_results = self._lines
         return program
+
+    def _take(self, line: dict[str, Any]) -> None:
+        """Hand a default phase's line on, and keep it."""
+        self._lines.setdefault(line["phase"], []).append(line)
+        if self.on_step is not None:
+            self.on_step(line)
 
     def estimate(
         self,

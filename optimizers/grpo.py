@@ -19,16 +19,24 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
 
-Credit = Literal["broadcast", "stage"]
+Credit = Literal["broadcast", "stage", "released"]
 CREDITS: tuple[Credit, ...] = get_args(Credit)
 Scale = Literal["token", "call", "trajectory"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
-def group_advantages(rewards_G: Sequence[float], *, eps: float = 1e-6) -> NDArray[np.float64]:
+def group_advantages(
+    rewards_G: Sequence[float], *, eps: float = 1e-6, steps_G: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     """Return (r - mean) / (std + eps) over one group's trajectories, (G,); zeros where all tie.
 
     The standard deviation is the sample one, over trajectories and not over steps.
+
+    Args:
+        rewards_G: one a trajectory.
+        eps: in units of reward.
+        steps_G: how many steps each trajectory has; mean and deviation are then taken over steps, as the authors'
+            released code does, so that long trajectories weigh more.
 
     Raises:
         ConfigurationError: fewer than two rewards, or one that is not finite.
@@ -38,10 +46,12 @@ def group_advantages(rewards_G: Sequence[float], *, eps: float = 1e-6) -> NDArra
         raise ConfigurationError("a group needs at least 2 trajectories: set num_generations to 2 or more")
     if not np.isfinite(rewards).all():
         raise ConfigurationError(f"rewards must be finite, not {rewards.tolist()}")
-    spread = rewards.std(ddof=1)
-    if spread <= 1e-9 * max(1.0, float(np.abs(rewards).max())):
+    if rewards.std() <= 1e-9 * max(1.0, float(np.abs(rewards).max())):
         return np.zeros_like(rewards)
-    advantages: NDArray[np.float64] = (rewards - rewards.mean()) / (spread + eps)
+    compared = rewards if steps_G is None else np.repeat(rewards, steps_G)
+    if len(compared) < 2:
+        return np.zeros_like(rewards)
+    advantages: NDArray[np.float64] = (rewards - compared.mean()) / (compared.std(ddof=1) + eps)
     return advantages
 
 

@@ -27,10 +27,13 @@ class GRPOConfig:
             rewards differ by a few context tokens would count as much as one that differs by an answer.
         credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
             of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
-            is not praised for an answer, nor storing blamed for a missing one.
+            is not praised for an answer, nor storing blamed for a missing one; "released" normalises over steps, as the
+            authors' code does, to compare.
         scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
-        curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1 for
-            the first third of the steps, then 1 and 2, then all.
+        curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1, then 1 and
+            2, then all.
+        stage_steps: how many steps a progressive curriculum takes with one, two and all stages; together max_steps. A
+            third each when left out.
         resample: how often, in a step, tasks whose trajectories all tie are replaced by the next ones: a group without
             spread teaches nothing.
         dead_steps: the run stops with an error when that many steps from its start, resampled, taught nothing.
@@ -53,6 +56,7 @@ class GRPOConfig:
     credit: Credit = "broadcast"
     scale: Scale = "token"
     curriculum: Literal["joint", "progressive"] = "joint"
+    stage_steps: tuple[int, int, int] | None = None
     resample: int = 1
     dead_steps: int = 5
     validate_every: int = 0
@@ -90,7 +94,23 @@ class GRPOConfig:
             raise ConfigurationError(f"curriculum must be 'joint' or 'progressive', not {self.curriculum!r}")
         if self.curriculum == "progressive" and self.max_steps < 3:
             raise ConfigurationError("a progressive curriculum needs max_steps of at least 3")
+        if self.stage_steps is not None:
+            if self.curriculum != "progressive":
+                raise ConfigurationError("stage_steps needs curriculum='progressive'")
+            if len(self.stage_steps) != 3 or min(self.stage_steps) < 0 or sum(self.stage_steps) != self.max_steps:
+                raise ConfigurationError(
+                    f"stage_steps must be three numbers that sum to max_steps={self.max_steps}, not {self.stage_steps}"
+                )
         if min(self.resample, self.validate_every) < 0 or self.dead_steps < 1:
             raise ConfigurationError("resample and validate_every must not be negative, dead_steps at least 1")
         if self.patience is not None and (self.patience < 1 or not self.validate_every):
             raise ConfigurationError("patience counts validations: it must be at least 1 and needs validate_every")
+
+    def stages_at(self, step: int) -> int:
+        """Return how many stages a step, from 0, plays."""
+        if self.curriculum == "joint":
+            return 3
+        if self.stage_steps is None:
+            return min(3, 1 + 3 * step // self.max_steps)
+        first, second, _ = self.stage_steps
+        return 1 + (step >= first) + (step >= first + second)

@@ -216,7 +216,8 @@ class GRPORun:
 
     def _samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
         by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
-        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage)
+        over_steps = self.config.credit == "released"
+        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage, over_steps=over_steps)
 
     def _validation(self) -> float:
         """Return the mean reward on the validation set, each example played once with random numbers of its own."""
@@ -236,7 +237,7 @@ class GRPORun:
         if self.config.curriculum == "joint":
             return self.program
         unlocked = copy.deepcopy(self.program)
-        unlocked.stages = min(3, 1 + 3 * step // self.config.max_steps)
+        unlocked.stages = self.config.stages_at(step)
         return unlocked
 
 

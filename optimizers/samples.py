@@ -30,6 +30,7 @@ def grpo_samples(
     *,
     eps: float = 1e-6,
     by_stage: Callable[[Mapping[str, float], Stage], float] | None = None,
+    over_steps: bool = False,
 ) -> list[list[Sample]]:
     """Turn groups into samples: every LM call gets an advantage of its trajectory, all tokens weigh 1 together.
 
@@ -38,16 +39,21 @@ def grpo_samples(
     Args:
         by_stage: maps a trajectory's terms and a stage to the reward that the calls of this stage are compared by; the
             trajectory's own reward in every stage when left out.
+        over_steps: normalise over steps in place of trajectories; see `group_advantages`.
     """
     played: list[list[tuple[Completion, float]]] = []
     for group in groups:
+        calls = completions(group)
+        counts = [len(taped) for taped in calls] if over_steps else None
         advantages = {
             stage: group_advantages(
-                group.rewards if by_stage is None else [by_stage(terms, stage) for terms in group.terms], eps=eps
+                group.rewards if by_stage is None else [by_stage(terms, stage) for terms in group.terms],
+                eps=eps,
+                steps_G=counts,
             ).tolist()
             for stage in Stage
         }
-        for k, taped in enumerate(completions(group)):
+        for k, taped in enumerate(calls):
             played.append([(one, advantages[stage][k]) for stage, one in taped if any(advantages[stage])])
     played = [own for own in played if own]
     if not played:

@@ -107,7 +107,7 @@ def compile_program(
     max_metric_calls: Annotated[int | None, typer.Option(help="grpo: most trajectories that are scored.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop GRPO when so many minutes are over in all.")] = None,
     curriculum: Annotated[str | None, typer.Option(help="grpo: joint or progressive.")] = None,
-    credit: Annotated[str | None, typer.Option(help="grpo: broadcast (the paper's) or stage.")] = None,
+    credit: Annotated[str | None, typer.Option(help="grpo: broadcast (the paper's), stage or released.")] = None,
     lora_r: RankOption = None,
     top_layers: LayersOption = None,
     threads: ThreadsOption = 8,

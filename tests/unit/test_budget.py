@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.callback import BaseCallback
 from fakes import scripted_lm
 from tiny_episodes import TRAINER, TRAINSET, TokenReward, folder, sha, student
 
@@ -20,6 +21,7 @@ from agemem_dspy.optimizers import (
     TRLConfig,
     WarmStart,
 )
+from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.budget import AUTO, Budget
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.agent import AgeMemAgent
@@ -117,6 +119,70 @@ def test_minutes_of_the_phases_before_count(folder: Path) -> None:
     grpo = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER, on_step=lines.append)
     grpo.compile(student(folder), trainset=TRAINSET, seconds_before=600)
     assert [line["step"] for line in lines] == [1]
+
+
+# As other DSPy optimizers
+
+
+class Compilations(BaseCallback):
+    """Notes what is compiled."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended = 0
+
+    def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.begun.append(type(instance).__name__)
+
+    def on_compile_end(self, call_id: str, outputs: Any | None, exception: Exception | None = None) -> None:
+        self.ended += exception is None
+
+
+def test_callbacks_stats_seed_and_threads(folder: Path) -> None:
+    seen = Compilations()
+    lines: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"max_steps": 1, "num_threads": 1, "track_stats": True}
+    with dspy.context(callbacks=[seen]):
+        optimizer = AgeMemOptimizer(TokenReward(), phases=("grpo",), seed=3, on_step=lines.append, **options)
+        program = optimizer.compile(student(folder), trainset=TRAINSET)
+    assert seen.begun == ["AgeMemOptimizer", "StepwiseGRPO"]
+    assert seen.ended == 2
+    assert program.detailed_results == {"grpo": lines}
+    assert [line["step"] for line in lines] == [1]
+    again = AgeMemOptimizer(TokenReward(), phases=("grpo",), seed=3, **options)
+    assert sha(again.compile(student(folder), trainset=TRAINSET)) == sha(program)
+    other = AgeMemOptimizer(TokenReward(), phases=("grpo",), seed=4, **options)
+    assert sha(other.compile(student(folder), trainset=TRAINSET)) != sha(program)
+
+
+def test_the_seed_reaches_every_default_phase() -> None:
+    planned = AgeMemOptimizer(TokenReward(), seed=5, num_threads=2).planned(PHASES, train=9, val=0)
+    prompts, warm, grpo = planned.values()
+    assert isinstance(prompts, BootstrapToolDemos)
+    assert isinstance(warm, WarmStart)
+    assert isinstance(grpo, StepwiseGRPO)
+    assert (prompts.seed, warm.seed, warm.trainer.seed, grpo.config.seed, grpo.trainer.seed) == (5, 5, 5, 5, 5)
+    assert (prompts.num_threads, warm.num_threads, grpo.config.num_threads) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stage_steps": (1, 1, 1)}, "needs curriculum='progressive'"),
+        ({"curriculum": "progressive", "max_steps": 6, "stage_steps": (1, 2, 2)}, "sum to max_steps=6"),
+    ],
+)
+def test_stage_steps_that_cannot_be_played_are_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        GRPOConfig(**given)
+
+
+def test_stage_steps_lay_out_the_curriculum() -> None:
+    config = GRPOConfig(curriculum="progressive", max_steps=6, stage_steps=(1, 2, 3))
+    assert [config.stages_at(step) for step in range(6)] == [1, 2, 2, 3, 3, 3]
+    thirds = GRPOConfig(curriculum="progressive", max_steps=6)
+    assert [thirds.stages_at(step) for step in range(6)] == [1, 1, 2, 2, 3, 3]
+    assert GRPOConfig().stages_at(0) == 3
 
 
 # Ctrl-C

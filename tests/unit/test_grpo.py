@@ -42,6 +42,22 @@ def test_advantages_do_not_depend_on_shift_and_positive_scale(values: list[float
     assert group_advantages(moved, eps=0.0) == pytest.approx(group_advantages(values, eps=0.0), abs=1e-9)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 9)), min_size=2, max_size=8))
+def test_over_steps_long_trajectories_weigh_more(group: list[tuple[float, int]]) -> None:
+    values, steps = [value for value, _ in group], [count for _, count in group]
+    found = group_advantages(values, steps_G=steps)
+    flat = np.array([value for value, count in group for _ in range(count)])
+    if np.ptp(flat) <= 1e-9 * max(1.0, np.abs(flat).max()):
+        assert not found.any()
+    elif np.ptp(flat) > 1e-6:
+        assert found == pytest.approx((np.array(values) - flat.mean()) / (flat.std(ddof=1) + 1e-6))
+        assert float(np.dot(found, steps)) == pytest.approx(0.0, abs=1e-6)
+    assert group_advantages(values, steps_G=[3] * len(values)) == pytest.approx(
+        (np.array(values) - np.mean(values)) / (np.repeat(values, 3).std(ddof=1) + 1e-6) * bool(found.any())
+    )
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 1e6])
 def test_ties_have_no_advantage(value: float) -> None:
     assert group_advantages([value] * 7).tolist() == [0.0] * 7
