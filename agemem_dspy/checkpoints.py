@@ -2,6 +2,7 @@
 
     program.json                the program: signature, wording, demos, settings
     manifest.json               when, with which packages and base model, and the SHA-256 of every other file
+    README.md                   a model card for the hub
     reward.json                 optional: the reward it was compiled with
     adapter_model.safetensors   optional, with adapter_config.json: trained weights in PEFT's layout
 
@@ -24,10 +25,10 @@ from safetensors import SafetensorError
 
 from agemem_dspy.errors import ConfigurationError, ModelError, RunError
 
-PROGRAM, REWARD, MANIFEST = "program.json", "reward.json", "manifest.json"
+PROGRAM, REWARD, MANIFEST, CARD = "program.json", "reward.json", "manifest.json", "README.md"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 FORMAT = 1
-_KNOWN = frozenset({PROGRAM, REWARD, *ADAPTER_FILES})
+_KNOWN = frozenset({PROGRAM, REWARD, CARD, *ADAPTER_FILES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ def write_checkpoint(
     *,
     manifest: Mapping[str, Any],
     reward: Mapping[str, Any] | None = None,
+    card: str | None = None,
     write_adapter: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a program's folder, replacing the program that is there.
@@ -60,6 +62,7 @@ def write_checkpoint(
         program: what goes into `program.json`.
         manifest: facts to record; `format` and `files` are added.
         reward: what goes into `reward.json`.
+        card: what goes into `README.md`.
         write_adapter: writes the two adapter files into the folder that it is given.
 
     Raises:
@@ -71,6 +74,8 @@ def write_checkpoint(
     contents = {PROGRAM: _encode(PROGRAM, program)}
     if reward is not None:
         contents[REWARD] = _encode(REWARD, reward)
+    if card is not None:
+        contents[CARD] = card.encode()
     partial = target.parent / f".{target.name}-{uuid.uuid4().hex[:12]}"
     try:
         partial.mkdir(parents=True)

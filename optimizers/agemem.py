@@ -255,7 +255,7 @@ class AgeMemOptimizer(Teleprompter):
         options = {name: value for name, value in options.items() if name in taken}
         compiled = optimizer.compile(program, trainset=trainset, **options)
         if self.log_dir is not None:
-            save_program(compiled, self.log_dir / phase, metric=self.metric)
+            save_program(compiled, self.log_dir / phase, metric=self.metric, settings=settings)
             if not getattr(optimizer, "interrupted", False):
                 done.touch()
         return compiled

@@ -21,6 +21,7 @@ from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.baselines import NoMemoryAgent, RetrieveOnlyAgent
+from agemem_dspy.programs.card import model_card
 from agemem_dspy.programs.component_state import (
     dump_adapter,
     dump_embedder,
@@ -49,7 +50,12 @@ _PACKAGES = ("agemem-dspy", "dspy", "torch", "transformers", "peft", "qdrant-cli
 
 
 def save_program(
-    program: Program, folder: Path | str, *, metric: Any = None, metrics: Mapping[str, Any] | None = None
+    program: Program,
+    folder: Path | str,
+    *,
+    metric: Any = None,
+    metrics: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a program into a folder that `load_program` reads; a saved program that is there is replaced.
 
@@ -57,7 +63,8 @@ def save_program(
 
     Args:
         metric: a `TrajectoryReward` to keep beside the program; see `load_reward`.
-        metrics: results to record in the manifest, as JSON values.
+        metrics: results to record in the manifest and the card, numbers or {"mean", "low", "high"}.
+        settings: how it was compiled, as JSON values, to record in the manifest.
 
     Returns:
         the folder.
@@ -83,12 +90,14 @@ def save_program(
         "base_model": base,
         "adapter": {"version": adapter.version} if adapter else None,
         "metrics": dict(metrics or {}),
+        "settings": dict(settings or {}),
     }
     return write_checkpoint(
         folder,
         _dump_program(program, agent, predictors),
         manifest=manifest,
         reward=metric.dump() if metric is not None else None,
+        card=model_card(manifest),
         write_adapter=(
             partial(adapter.weights.save, base_model=adapter.base["name"]) if adapter and adapter.weights else None
         ),

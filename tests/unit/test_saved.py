@@ -14,6 +14,7 @@ import dspy
 import pytest
 import torch
 from command_line import agemem, refused
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -162,6 +163,15 @@ def test_the_manifest_says_where_the_weights_come_from(saved: Path, engine: Poli
     assert manifest["metrics"] == {"reward": 0.5}
     assert manifest["packages"]["dspy"] == dspy.__version__
     assert manifest["created"].endswith("+00:00")
+
+
+def test_the_card_is_one_that_the_hub_reads(saved: Path, engine: PolicyEngine) -> None:
+    card = ModelCard.load(saved / "README.md")
+    assert card.data.library_name == "peft"
+    assert "agemem" in card.data.tags
+    assert "| reward | 0.500 | |" in card.text
+    assert f"LoRA adapter of {engine.loaded.name}" in card.text
+    assert str(saved) not in card.content
     assert {path.suffix for path in saved.iterdir()} == {".json", ".safetensors"}
 
 

@@ -1,0 +1,48 @@
+"""The README of a saved program: a model card as the hub reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agemem_dspy.policy.sources import KNOWN_MODELS
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Return the card of what `manifest` describes: the hub's metadata, what it is, how to load it, what it scored."""
+    from huggingface_hub import ModelCardData  # slow to import
+
+    base = manifest["base_model"] or {}
+    trained = manifest["adapter"] is not None
+    known = KNOWN_MODELS.get(base.get("name", ""))
+    data = ModelCardData(
+        base_model=known.hub_repo if known is not None else None,
+        library_name="peft" if trained else None,
+        tags=["dspy", "agemem", "agent-memory"],
+    )
+    lines = ["---", data.to_yaml(), "---", f"# {manifest['program']}", ""]
+    lines += [
+        "A compiled DSPy program: an agent that manages its own memory (AgeMem, arXiv 2601.01885)."
+        + (f" Its weights are a LoRA adapter of {base['name']}." if trained else ""),
+        "",
+        "```python",
+        "import agemem_dspy as am",
+        "",
+        'program = am.load("path/to/this/folder")',
+        "```",
+        "",
+    ]
+    metrics = {name: value for name, value in manifest["metrics"].items() if isinstance(value, int | float | Mapping)}
+    if metrics:
+        lines += ["| metric | mean | 95 % interval |", "|---|---|---|"]
+        lines += [_row(name, value) for name, value in metrics.items()]
+        lines.append("")
+    made = ", ".join(f"{name} {found}" for name, found in manifest["packages"].items())
+    lines.append(f"Made on {manifest['created']} with {made}. `manifest.json` has the settings and hashes.")
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"| {name} | {value['mean']:.3f} | [{value['low']:.3f}, {value['high']:.3f}] |"
+    return f"| {name} | {value:.3f} | |"
