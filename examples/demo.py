@@ -35,6 +35,7 @@ from agemem_dspy.optimizers import (
     WarmStart,
 )
 from agemem_dspy.optimizers.demonstrator import Demonstrator
+from agemem_dspy.optimizers.estimate import peak_memory_gib
 from agemem_dspy.optimizers.grpo import Credit
 from agemem_dspy.optimizers.pretrain import pretrain_tiny
 
@@ -254,7 +255,8 @@ class Demo:
         )
         self.progress.update(task, note=f"reward {result.mean('reward'):.2f}")
         self.results[name] = result
-        self.phases.append({"name": name, **result.summary(), "train_seconds": seconds})
+        peak = peak_memory_gib()
+        self.phases.append({"name": name, **result.summary(), "train_seconds": seconds, "peak_memory_gib": peak})
         self._write("results.json", {"phases": self.phases, "config": asdict(self.config)})
 
     def _task(self, description: str, total: int) -> Any:
@@ -283,6 +285,7 @@ class Demo:
                     cells.append(f"{value['mean']:.2f}")
             table.add_row(label, *cells)
         table.add_row("training s", *(f"{phase['train_seconds']:.0f}" for phase in self.phases))
+        table.add_row("peak GiB so far", *(f"{phase['peak_memory_gib']:.1f}" for phase in self.phases))
         return table
 
     def _plot(self) -> None:

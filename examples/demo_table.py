@@ -45,8 +45,11 @@ def main() -> None:
     for label, terms in ROWS.items():
         cells = [" / ".join(cell([run[phase] for run in runs], term) for term in terms) for phase in PHASES]
         print(f"| {label} | " + " | ".join(cells) + " |")
-    minutes = [statistics.fmean(seconds[phase] for seconds in map(trained, folders)) / 60 for phase in PHASES]
+    costs = [costs_of(folder) for folder in folders]
+    minutes = [statistics.fmean(run[phase]["train_seconds"] for run in costs) / 60 for phase in PHASES]
     print("| training minutes | " + " | ".join(f"{value:.1f}" for value in minutes) + " |")
+    peaks = [max(run[phase]["peak_memory_gib"] for run in costs) for phase in PHASES]
+    print("| peak memory so far, GiB | " + " | ".join(f"{value:.1f}" for value in peaks) + " |")
     gains = []
     for run in runs:
         gains.append(run["grpo"].paired_gain(run["warm_start"], "reward"))
@@ -68,10 +71,10 @@ def read(folder: Path) -> dict[str, EvaluationResult]:
     }
 
 
-def trained(folder: Path) -> dict[str, float]:
-    """Return the seconds that each phase of a run trained, its test not included."""
+def costs_of(folder: Path) -> dict[str, dict[str, float]]:
+    """Return for each phase of a run the seconds that it trained, its test not included, and the memory until then."""
     phases = json.loads((folder / "results.json").read_text("utf-8"))["phases"]
-    return {phase["name"]: phase["train_seconds"] for phase in phases}
+    return {phase["name"]: phase for phase in phases}
 
 
 def cell(results: Sequence[EvaluationResult], term: str) -> str:

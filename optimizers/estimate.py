@@ -115,7 +115,7 @@ def estimate(
             rows.append(replace(row, minutes=None) if isinstance(optimizer.trainer, TRLConfig) else row)
         else:
             rows.append(PhaseEstimate(phase=phase))
-    return Estimate(phases=tuple(rows), memory_gib=None if engine is None else _peak_gib())
+    return Estimate(phases=tuple(rows), memory_gib=None if engine is None else peak_memory_gib())
 
 
 def _row(phase: str, episode: Episode, played: int, *, trained: int = 0) -> PhaseEstimate:
@@ -185,7 +185,7 @@ def _seconds_an_update(engine: PolicyEngine, config: TrainerConfig, samples: Seq
     return time.perf_counter() - started
 
 
-def _peak_gib() -> float:
+def peak_memory_gib() -> float:
     """Return the most memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

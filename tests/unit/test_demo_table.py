@@ -14,7 +14,10 @@ def test_the_table_pools_runs_and_pairs_episodes(tmp_path: Path) -> None:
     rewards = {"base": [-1.0, -1.0], "prompts": [-0.5, -0.5], "warm_start": [0.0, 0.5], "grpo": [0.5, 0.7]}
     for run, shift in (("a", 0.0), ("b", 0.1)):
         (tmp_path / run).mkdir()
-        phases = [{"name": phase, "train_seconds": 60 * i} for i, phase in enumerate(rewards)]
+        phases = [
+            {"name": phase, "train_seconds": 60 * i, "peak_memory_gib": 1.0 + i + shift}
+            for i, phase in enumerate(rewards)
+        ]
         (tmp_path / run / "results.json").write_text(json.dumps({"phases": phases}))
         for phase, values in rewards.items():
             rows = [
@@ -28,5 +31,6 @@ def test_the_table_pools_runs_and_pairs_episodes(tmp_path: Path) -> None:
     assert "| reward | −1.00 [−1.00, −1.00] | −0.50 [−0.50, −0.50] | 0.25 [0.00, 0.50] | 0.65 [0.55, 0.75] |" in out
     assert "| steps that parse | 100 % | 100 % | 100 % | 100 % |" in out
     assert "| training minutes | 0.0 | 1.0 | 2.0 | 3.0 |" in out
+    assert "| peak memory so far, GiB | 1.1 | 2.1 | 3.1 | 4.1 |" in out
     assert "GRPO over the warm start +0.35 [+0.20, +0.50]" in out
     assert "GRPO over the warm start, 2 runs: +0.40 [+0.25, +0.55]" in out

@@ -172,7 +172,7 @@ def test_the_card_is_one_that_the_hub_reads(saved: Path, engine: PolicyEngine) -
     assert "| reward | 0.500 | |" in card.text
     assert f"LoRA adapter of {engine.loaded.name}" in card.text
     assert str(saved) not in card.content
-    assert {path.suffix for path in saved.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in saved.iterdir()} == {".json", ".md", ".safetensors"}
 
 
 def test_an_engine_in_memory_is_shared(saved: Path, engine: PolicyEngine, expected: list[Any]) -> None:
