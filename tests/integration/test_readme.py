@@ -85,8 +85,11 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
     agent = am.AgeMemAgent("question -> answer", adapter=am.CompactAdapter(), max_rounds=2)
     episode = am.ThreeStageEpisode(agent)
     episode.set_lm(am.local_lm(str(tiny), max_tokens=8))
-    scope: dict[str, Any] = {"am": am, "episode": episode, "train": am.load_dataset("assistant:train", limit=2)}
-    (code,) = blocks("python", (ROOT / "docs" / "optimizer.md").read_text(encoding="utf-8"))
-    exec(compile(code, "optimizer.md", "exec"), scope)
+    train = am.load_dataset("assistant:train", limit=2)
+    scope: dict[str, Any] = {"am": am, "episode": episode, "train": train, "val": train, "lm": episode.get_lm()}
+    for code in blocks("python", (ROOT / "docs" / "optimizer.md").read_text(encoding="utf-8")):
+        with dspy.context(adapter=am.CompactAdapter()):
+            exec(compile(code, "optimizer.md", "exec"), scope)
+    assert scope["tuned"].lm.model.startswith("local/tiny@finetuned-")
     assert scope["compiled"].get_lm().model.startswith("local/tiny@")
     assert (here / "runs" / "first" / "grpo" / "program.json").exists()
