@@ -40,6 +40,9 @@ class GRPOConfig:
         validate_every: after how many steps the policy plays the validation set, as it does before the first; the best
             is what `compile` returns. 0 does not validate.
         patience: stop after so many validations without a new best.
+        overlap: play a step's tasks while the step before is trained on, with the weights from before that; the ratio
+            to the sampler's own log-probabilities corrects for it. Both then need memory at once. A run that was
+            stopped goes on, but plays its next step with the weights that it has by then.
         num_threads: episodes played at once; also the largest batch the engine sees.
         seed: of task order and sampling.
     """
@@ -61,6 +64,7 @@ class GRPOConfig:
     dead_steps: int = 5
     validate_every: int = 0
     patience: int | None = None
+    overlap: bool = False
     num_threads: int = 32
     seed: int = 0
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +19,7 @@ from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
 from agemem_dspy.optimizers.resume import PhaseState
-from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.samples import grpo_samples
+from agemem_dspy.optimizers.step_rollouts import StepRollouts
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
@@ -58,13 +56,13 @@ class GRPORun:
         seconds_before: float = 0.0,
     ) -> None:
         self.config, self.metric, self.engine, self.valset, self.report = config, metric, engine, valset, report
-        self.tasks, self.farmed = Tasks(trainset, self.config.seed), FarmedTerms()
+        self.rollouts, self.farmed = StepRollouts(config, metric, trainset), FarmedTerms()
         self.lm = student.get_lm()
         self.program = copy.deepcopy(student)
         self.program.set_lm(self.lm)
         self.best, self.best_score = self.program, -math.inf
         self.groups: list[Group] = []
-        self.resampled = self.worse = self.scored = 0
+        self.resampled = self.worse = 0
         self.learnt = False
         self.keep: Callable[[int], None] = lambda done: None
         self.started = self.begun = self.sampled = time.perf_counter()
@@ -88,9 +86,8 @@ class GRPORun:
         tensors, values = found
         trainer.restore(tensors)
         self.engine.phrases.load(tensors["phrases"].numpy())
-        self.tasks.take(values["taken"])
+        self.rollouts.skip(values["taken"], values["scored"])
         self.learnt, self.worse, self.earlier = values["learnt"], values["worse"], values["seconds"]
-        self.scored = values["scored"]
         if self.learnt:
             self._serve(trainer.weights())
         for terms in values["terms"]:
@@ -111,10 +108,10 @@ class GRPORun:
                 tensors |= {f"best.{name}.a": a.contiguous(), f"best.{name}.b": b.contiguous()}
         values = {
             "done": done,
-            "taken": self.tasks.taken,
+            "taken": self.rollouts.taken,
             "learnt": self.learnt,
             "worse": self.worse,
-            "scored": self.scored,
+            "scored": self.rollouts.scored,
             "seconds": self._seconds(),
             "terms": self.farmed.seen,
             "best_score": self.best_score if self.config.validate_every else None,
@@ -134,16 +131,9 @@ class GRPORun:
             TrainingError: the first steps taught nothing.
         """
         self.begun = time.perf_counter()
-        self.groups, self.resampled = self._play(step, 0, self.config.tasks_per_step), 0
-        for attempt in range(1, self.config.resample + 1):
-            tied = [i for i, group in enumerate(self.groups) if not self._samples([group])]
-            if not tied or not self._affords(len(tied)):
-                break
-            for i, group in zip(tied, self._play(step, attempt, len(tied)), strict=True):
-                self.groups[i] = group
-            self.resampled += len(tied)
+        self.groups, self.resampled = self.rollouts.of_step(step, self.program)
         self.sampled = time.perf_counter()
-        samples = self._samples(self.groups)
+        samples = self.rollouts.samples(self.groups)
         self.learnt = self.learnt or bool(samples)
         if not self.learnt and step + 1 == self.config.dead_steps:
             raise TrainingError(
@@ -154,6 +144,7 @@ class GRPORun:
         if samples:
             self.engine.forget_prefixes()  # the next rollouts have other weights, and an update needs the memory
             return_freed_memory()
+        self.rollouts.begin(step + 1, self.program)
         return samples
 
     def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> bool:
@@ -193,68 +184,10 @@ class GRPORun:
     def _goes_on(self) -> bool:
         patient = self.config.patience is None or self.worse < self.config.patience
         in_time = self.config.max_minutes is None or self._seconds() < 60 * self.config.max_minutes
-        return patient and in_time and self._affords(self.config.tasks_per_step)
-
-    def _affords(self, tasks: int) -> bool:
-        most = self.config.max_metric_calls
-        return most is None or self.scored + tasks * self.config.num_generations <= most
+        return patient and in_time and self.rollouts.affords(self.config.tasks_per_step)
 
     def _seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.started
 
-    def _play(self, step: int, attempt: int, count: int) -> list[Group]:
-        self.scored += count * self.config.num_generations
-        return collect_groups(
-            self._at_stage(step),
-            self.tasks.take(count),
-            self.metric,
-            num_generations=self.config.num_generations,
-            temperature=self.config.temperature,
-            num_threads=self.config.num_threads,
-            entropy=(self.config.seed, step, attempt) if attempt else (self.config.seed, step),
-        )
-
-    def _samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
-        by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
-        over_steps = self.config.credit == "released"
-        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage, over_steps=over_steps)
-
     def _validation(self) -> float:
-        """Return the mean reward on the validation set, each example played once with random numbers of its own."""
-        self.scored += len(self.valset)
-        groups = collect_groups(
-            self.program,
-            self.valset,
-            self.metric,
-            num_generations=1,
-            temperature=self.config.temperature,
-            num_threads=self.config.num_threads,
-            entropy=(self.config.seed,),
-        )
-        return statistics.fmean(reward for group in groups for reward in group.rewards)
-
-    def _at_stage(self, step: int) -> ThreeStageEpisode:
-        if self.config.curriculum == "joint":
-            return self.program
-        unlocked = copy.deepcopy(self.program)
-        unlocked.stages = self.config.stages_at(step)
-        return unlocked
-
-
-class Tasks:
-    """An endless seeded stream of tasks: every example once, reshuffled, again."""
-
-    def __init__(self, examples: Sequence[dspy.Example], seed: int) -> None:
-        self.examples, self.random = list(examples), random.Random(seed)
-        self.waiting: list[dspy.Example] = []
-        self.taken = 0
-
-    def take(self, count: int) -> list[dspy.Example]:
-        taken = []
-        for _ in range(count):
-            if not self.waiting:
-                self.waiting = list(self.examples)
-                self.random.shuffle(self.waiting)
-            taken.append(self.waiting.pop())
-        self.taken += count
-        return taken
+        return statistics.fmean(self.rollouts.validate(self.program, self.valset))

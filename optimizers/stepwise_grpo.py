@@ -93,15 +93,7 @@ class StepwiseGRPO(Teleprompter):
         self.interrupted = False
         if options:
             raise ConfigurationError(f"StepwiseGRPO.compile does not know the option {sorted(options)[0]!r}")
-        if not trainset:
-            raise ConfigurationError("the training set is empty; pass at least one example")
-        if self.config.validate_every and not valset:
-            raise ConfigurationError("validate_every needs a validation set; pass valset, or set it to 0")
-        calls, step = self.config.max_metric_calls, self.config.tasks_per_step * self.config.num_generations
-        if self.config.validate_every and calls is not None and calls < len(valset or ()) + step:
-            raise ConfigurationError(
-                f"max_metric_calls={calls} does not cover a validation and a step, {len(valset or ()) + step} together"
-            )
+        self._check(len(trainset), len(valset or ()))
         lm, engine = local_policy(student)
         self._log("")  # a folder that cannot be written is found before anything is sampled
         trainer = _backend(self.trainer)(engine, self.trainer, start=engine.weights(lm.model))
@@ -117,13 +109,21 @@ class StepwiseGRPO(Teleprompter):
             report=self._report,
             seconds_before=seconds_before,
         )
-        more: dict[str, Any] = {}
-        if self.log_dir is not None and isinstance(trainer, PolicyTrainer):
-            settings = self._settings(student, trainset, valset)
-            more["first"] = run.resume(
-                trainer, PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resume)
-            )
-            drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", more["first"])
+        first = self._resume(run, trainer, self._settings(student, trainset, valset))
+        self._train(run, trainer, first)
+        run.best._compiled = True
+        return run.best
+
+    def _resume(self, run: GRPORun, trainer: GRPOBackend, settings: dict[str, Any]) -> dict[str, int]:
+        """Take up an earlier run, if there is one; return where `fit` begins, {} at the start."""
+        if self.log_dir is None or not isinstance(trainer, PolicyTrainer):
+            return {}
+        kept = PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resume)
+        first = run.resume(trainer, kept)
+        drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", first)
+        return {"first": first}
+
+    def _train(self, run: GRPORun, trainer: GRPOBackend, first: dict[str, int]) -> None:
         try:
             run.begin()
             trainer.fit(
@@ -133,13 +133,25 @@ class StepwiseGRPO(Teleprompter):
                 beta=self.config.beta,
                 clip=self.config.clip,
                 temperature=self.config.temperature,
-                **more,
+                **first,
             )
         except KeyboardInterrupt:
             self.interrupted = True
             logger.warning("GRPO was interrupted; this is the best policy so far, %s", run.best.get_lm().model)
-        run.best._compiled = True
-        return run.best
+        finally:
+            run.rollouts.close()
+
+    def _check(self, train: int, val: int) -> None:
+        """Raise unless there are examples for what is to be played."""
+        if not train:
+            raise ConfigurationError("the training set is empty; pass at least one example")
+        if self.config.validate_every and not val:
+            raise ConfigurationError("validate_every needs a validation set; pass valset, or set it to 0")
+        calls, step = self.config.max_metric_calls, self.config.tasks_per_step * self.config.num_generations
+        if self.config.validate_every and calls is not None and calls < val + step:
+            raise ConfigurationError(
+                f"max_metric_calls={calls} does not cover a validation and a step, {val + step} together"
+            )
 
     def _settings(
         self, student: ThreeStageEpisode, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agemem_dspy.optimizers import (
 )
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.budget import AUTO, Budget
+from agemem_dspy.optimizers.step_rollouts import Tasks
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -314,3 +316,34 @@ def test_the_default_phases_take_the_budget(folder: Path, tmp_path: Path) -> Non
     optimizer.compile(student(folder), trainset=TRAINSET)
     assert len(metric.calls) == 3 + 16
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["steps"] == 1
+
+
+# Rollouts ahead of the update
+
+
+def test_overlapping_steps_are_played_with_the_weights_before(folder: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    metric = CountingReward()
+    config = GRPOConfig(max_steps=4, overlap=True, clip=None, resample=0, **SMALL)
+    grpo = StepwiseGRPO(metric, config=config, trainer=TRAINER, on_step=lines.append)
+    grpo.compile(student(folder), trainset=TRAINSET)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert all(abs(line["ratio"] - 1.0) > 1e-4 for line in lines[1:])
+    assert len(metric.calls) == 8  # no step is played for nothing
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rollouts")]
+
+
+def test_a_stopped_run_that_overlaps_skips_no_task(folder: Path, tmp_path: Path) -> None:
+    def grpo(lines: list[dict[str, Any]], on_step: Any) -> tuple[StepwiseGRPO, CountingReward]:
+        metric = CountingReward()
+        config = GRPOConfig(max_steps=3, overlap=True, resample=0, **SMALL)
+        return StepwiseGRPO(metric, config=config, trainer=TRAINER, log_dir=tmp_path, on_step=on_step), metric
+
+    stopped, _ = grpo([], pressed_at(2, []))
+    stopped.compile(student(folder), trainset=TRAINSET)
+    again, metric = grpo([], None)
+    again.compile(student(folder), trainset=TRAINSET)
+    whole = GRPOConfig(max_steps=3, **SMALL)
+    order = [one.id for one in Tasks(TRAINSET, whole.seed).take(3)]
+    assert metric.calls == [order[1], order[1], order[2], order[2]]  # step 2 was cut off while it was reported

@@ -1,0 +1,134 @@
+"""The rollouts of GRPO's steps: which tasks are played, how often, and whether ahead of the update."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import random
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import dspy
+
+from agemem_dspy.optimizers.grpo_config import GRPOConfig
+from agemem_dspy.optimizers.rollouts import collect_groups
+from agemem_dspy.optimizers.samples import grpo_samples
+from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.rewards import TrajectoryReward
+from agemem_dspy.types import Group
+
+Played = tuple[list[Group], int]  # a step's groups, and how many of them are in place of ones that tied
+
+
+class StepRollouts:
+    """Plays the tasks of one step after the other.
+
+    Args:
+        config: see `GRPOConfig`.
+        metric: scores the trajectories.
+        trainset: the tasks.
+
+    `scored` counts the trajectories that were played, `taken` the tasks of the steps that were asked for.
+    """
+
+    def __init__(self, config: GRPOConfig, metric: TrajectoryReward, trainset: Sequence[dspy.Example]) -> None:
+        self.config, self.metric = config, metric
+        self.tasks = Tasks(trainset, config.seed)
+        self.scored = self.taken = 0
+        self._ahead: tuple[int, Future[Played]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts") if config.overlap else None
+
+    def skip(self, taken: int, scored: int) -> None:
+        """Go on behind what an earlier run played."""
+        self.tasks.take(taken)
+        self.taken, self.scored = taken, scored
+
+    def of_step(self, step: int, program: ThreeStageEpisode) -> Played:
+        """Return a step's groups: those that were begun ahead, else played now by `program`."""
+        ahead, self._ahead = self._ahead, None
+        played = ahead[1].result() if ahead is not None and ahead[0] == step else self._play_step(step, program)
+        self.taken = self.tasks.taken
+        return played
+
+    def begin(self, step: int, program: ThreeStageEpisode) -> None:
+        """Play a step's tasks in the background with the program as it is now, if that is wanted and affordable."""
+        if self._thread is not None and step < self.config.max_steps and self.affords(self.config.tasks_per_step):
+            frozen, context = copy.deepcopy(program), contextvars.copy_context()
+            self._ahead = step, self._thread.submit(context.run, self._play_step, step, frozen)
+
+    def close(self) -> None:
+        """Wait for what plays in the background; its result is dropped."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def affords(self, tasks: int) -> bool:
+        """Tell whether so many more groups are within `max_metric_calls`."""
+        most = self.config.max_metric_calls
+        return most is None or self.scored + tasks * self.config.num_generations <= most
+
+    def samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
+        """Return the calls of groups with their advantages; those that tie are left out."""
+        by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
+        over_steps = self.config.credit == "released"
+        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage, over_steps=over_steps)
+
+    def validate(self, program: ThreeStageEpisode, examples: Sequence[dspy.Example]) -> list[float]:
+        """Return the rewards of examples, each played once with random numbers of its own."""
+        self.scored += len(examples)
+        groups = collect_groups(
+            program,
+            examples,
+            self.metric,
+            num_generations=1,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed,),
+        )
+        return [reward for group in groups for reward in group.rewards]
+
+    def _play_step(self, step: int, program: ThreeStageEpisode) -> Played:
+        groups, resampled = self._play(step, 0, program, self.config.tasks_per_step), 0
+        for attempt in range(1, self.config.resample + 1):
+            tied = [i for i, group in enumerate(groups) if not self.samples([group])]
+            if not tied or not self.affords(len(tied)):
+                break
+            for i, group in zip(tied, self._play(step, attempt, program, len(tied)), strict=True):
+                groups[i] = group
+            resampled += len(tied)
+        return groups, resampled
+
+    def _play(self, step: int, attempt: int, program: ThreeStageEpisode, count: int) -> list[Group]:
+        if self.config.curriculum != "joint":
+            program = copy.deepcopy(program)
+            program.stages = self.config.stages_at(step)
+        self.scored += count * self.config.num_generations
+        return collect_groups(
+            program,
+            self.tasks.take(count),
+            self.metric,
+            num_generations=self.config.num_generations,
+            temperature=self.config.temperature,
+            num_threads=self.config.num_threads,
+            entropy=(self.config.seed, step, attempt) if attempt else (self.config.seed, step),
+        )
+
+
+class Tasks:
+    """An endless seeded stream of tasks: every example once, reshuffled, again."""
+
+    def __init__(self, examples: Sequence[dspy.Example], seed: int) -> None:
+        self.examples, self.random = list(examples), random.Random(seed)
+        self.waiting: list[dspy.Example] = []
+        self.taken = 0
+
+    def take(self, count: int) -> list[dspy.Example]:
+        """Return the next tasks."""
+        taken = []
+        for _ in range(count):
+            if not self.waiting:
+                self.waiting = list(self.examples)
+                self.random.shuffle(self.waiting)
+            taken.append(self.waiting.pop())
+        self.taken += count
+        return taken
