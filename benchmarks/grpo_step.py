@@ -2,6 +2,7 @@
 
     python benchmarks/grpo_step.py                                    SmolLM2-135M as it comes
     python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
+    python benchmarks/grpo_step.py --data hotpotqa:FILE --tasks 1 --generations 4 --drafts-only
 
 Rollouts: the same tasks, one LM call at a time through transformers' `generate`, then batched, with known prefixes
 reused, and with drafts; from the second row on the random numbers are the same. Update: the
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import dspy
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -54,12 +56,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m", help="a known name or a folder of weights")
     parser.add_argument("--program", type=Path, help="a compiled program, in place of the base model")
+    parser.add_argument(
+        "--data", help="what is played, as for `agemem eval`; else assistant histories"
+    )
+    parser.add_argument("--drafts-only", action="store_true", help="play with the last sampler alone")
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--generations", type=int, default=8, help="trajectories a task")
     parser.add_argument("--top-layers", type=int, help="layers trained; all when left out")
     arguments = parser.parse_args()
     episode = _episode(arguments.model, arguments.program)
-    groups = rollouts(episode, arguments.tasks, arguments.generations)
+    if arguments.data:
+        examples = am.load_dataset(arguments.data, limit=arguments.tasks)
+    else:
+        examples = generate("train", arguments.tasks, seed=99)
+    names = list(SAMPLERS)[-1:] if arguments.drafts_only else list(SAMPLERS)
+    groups = rollouts(episode, examples, arguments.generations, names)
     update(episode, groups, arguments.top_layers)
 
 
@@ -107,12 +118,13 @@ def _episode(model: str, program: Path | None) -> am.ThreeStageEpisode:
     return episode
 
 
-def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> list[Group]:
+def rollouts(
+    episode: am.ThreeStageEpisode, examples: Sequence[dspy.Example], generations: int, names: Sequence[str]
+) -> list[Group]:
     """Play the same episodes under each sampler, print what they took and return them."""
     lm, engine = local_policy(episode)
     weights = engine.weights(lm.model)
-    examples = generate("train", tasks, seed=99)
-    table = Table(title=f"rollouts: {tasks} tasks x {generations}, {torch.get_num_threads()} threads")
+    table = Table(title=f"rollouts: {len(examples)} tasks x {generations}, {torch.get_num_threads()} threads")
     for column in (
         "",
         "seconds",
@@ -127,8 +139,8 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
     play_all(episode, examples[:1], am.TrajectoryReward(), num_threads=1)  # what is loaded at first use is loaded now
     groups: list[Group] = []
     first = 0.0
-    for name, options in SAMPLERS.items():
-        sampler = PolicyEngine(engine.loaded, name="benchmark", **options)
+    for name in names:
+        sampler = PolicyEngine(engine.loaded, name="benchmark", **SAMPLERS[name])
         if name == ONE_BY_ONE:
             sampler._batcher = OneByOne(sampler)  # type: ignore[assignment]
         model = sampler.register("policy", weights) if weights is not None else sampler.name
@@ -140,7 +152,7 @@ def rollouts(episode: am.ThreeStageEpisode, tasks: int, generations: int) -> lis
             am.TrajectoryReward(),
             num_generations=generations,
             temperature=1.0,
-            num_threads=tasks * generations,
+            num_threads=len(examples) * generations,
             entropy=(0,),
         )
         seconds = time.perf_counter() - began
