@@ -180,17 +180,20 @@ class MemoryToolkit:
         match name:
             case "add_memory":
                 kind = _text(values.memory_type, "memory_type")
-                added = store.add(_text(values.content, "content"), _labels(values.metadata), kind)
+                added = store.add(
+                    _text(values.content, "content"), _labels(values.metadata), kind, by=self._maker(name)
+                )
                 return _Outcome(f"added {self.alias(added)}", (added.id,), (added.content,))
             case "update_memory":
                 old = self._stored(values.memory_id)
-                new = store.update(old.id, _text(values.content, "content"), _labels(values.metadata))
+                content, labels = _text(values.content, "content"), _labels(values.metadata)
+                new = store.update(old.id, content, labels, by=self._maker(name))
                 return _Outcome(f"updated {self.alias(new)}", (new.id,), (new.content,), old.content)
             case "delete_memory":
                 gone = self._stored(values.memory_id)
                 if not values.confirmation:
                     raise ToolError("nothing was deleted: set confirmation to true to delete")
-                store.delete(gone.id)
+                store.delete(gone.id, by=self._maker(name))
                 del self._id_of[values.memory_id]
                 return _Outcome(f"deleted {values.memory_id}", (gone.id,), (gone.content,), gone.content)
             case _:
@@ -198,6 +201,12 @@ class MemoryToolkit:
                     raise ToolError("top_k must be between 1 and 100")
                 where = _admitted(checked_where, values.metadata_filter)
                 return self._retrieve(_text(values.query, "query"), values.top_k, where)
+
+    def _maker(self, tool: str) -> dict[str, Any]:
+        """Return what an entry's history says of a change: the tool, where it was called, what was said before it."""
+        told = (m.content for m in reversed(self.short_term.messages) if m.kind in ("message", "question"))
+        said = next(told, None)
+        return {"tool": tool, "stage": int(self.stage), "turn": self.turn, "round": self.round, "said": said}
 
     def _retrieve(self, query: str, top_k: int, where: Mapping[str, Any]) -> _Outcome:
         found = self.long_term.search(query, top_k=top_k, where=dict(where) or None)

@@ -48,6 +48,22 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """What an entry became by one change.
+
+    `change` is "add", "update", "delete" or "undo", `live` whether the entry was in sight after it, `at` when it was
+    made (ISO 8601, UTC) and `by` what its maker said about it, such as the tool and the message that asked for it.
+    """
+
+    change: str
+    content: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    live: bool = True
+    at: str = ""
+    by: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEvent:
     """One executed operation. Rewards read these and nothing else (spec 6.2).
 

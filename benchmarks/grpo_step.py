@@ -56,9 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m", help="a known name or a folder of weights")
     parser.add_argument("--program", type=Path, help="a compiled program, in place of the base model")
-    parser.add_argument(
-        "--data", help="what is played, as for `agemem eval`; else assistant histories"
-    )
+    parser.add_argument("--data", help="what is played, as for `agemem eval`; else assistant histories")
     parser.add_argument("--drafts-only", action="store_true", help="play with the last sampler alone")
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--generations", type=int, default=8, help="trajectories a task")

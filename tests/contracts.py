@@ -102,6 +102,83 @@ class LongTermMemoryContract:
                 call(lost.id)
         assert store.count() == 1
 
+    def test_every_change_is_kept(self, store: LongTermMemory) -> None:
+        memory = store.add("Ana eats fish", {"sure": False}, by={"tool": "add_memory", "turn": 1})
+        store.update(memory.id, "Ana eats no fish", {"sure": True}, by={"tool": "update_memory"})
+        store.delete(memory.id, by={"said": "forget that"})
+        added, updated, deleted = store.history(memory.id)
+        assert (added.change, added.content, added.metadata, added.live) == (
+            "add", "Ana eats fish", {"sure": False}, True,
+        )  # fmt: skip
+        assert (updated.change, updated.content, updated.metadata) == ("update", "Ana eats no fish", {"sure": True})
+        assert (deleted.change, deleted.content, deleted.live) == ("delete", "Ana eats no fish", False)
+        assert [one.by for one in (added, updated, deleted)] == [
+            {"tool": "add_memory", "turn": 1}, {"tool": "update_memory"}, {"said": "forget that"},
+        ]  # fmt: skip
+        assert memory.created_at == added.at < updated.at < deleted.at
+
+    def test_a_deleted_entry_can_be_restored(self, store: LongTermMemory) -> None:
+        memory, other = store.add("a blue bicycle", {"k": 1}), store.add("a green umbrella")
+        with pytest.raises(MemoryStoreError, match="not deleted"):
+            store.restore(memory.id)
+        store.delete(memory.id)
+        assert [one.content for one in store.removed()] == ["a blue bicycle"]
+        restored = store.restore(memory.id, by={"who": "Ana"})
+        assert (restored.content, restored.metadata, restored.created_at) == (
+            memory.content, memory.metadata, memory.created_at,
+        )  # fmt: skip
+        assert store.all() == [restored, other]
+        assert store.removed() == []
+        assert [one.id for one in store.search("a blue bicycle", top_k=1)] == [memory.id]
+        assert store.history(memory.id)[-1].by == {"who": "Ana"}
+
+    def test_undo_goes_back_one_change_and_undone_twice_is_as_before(self, store: LongTermMemory) -> None:
+        memory = store.add("blue bicycle", {"k": 1})
+        store.update(memory.id, "green umbrella", {"k": 2})
+        undone = store.undo(memory.id)
+        assert undone == store.get(memory.id)
+        assert (undone.content, undone.metadata) == ("blue bicycle", {"k": 1})
+        [found] = store.search("blue bicycle", top_k=1)
+        assert found.score == pytest.approx(1.0, abs=1e-5)
+        again = store.undo(memory.id)
+        assert again is not None
+        assert (again.content, again.metadata) == ("green umbrella", {"k": 2})
+        assert [one.change for one in store.history(memory.id)] == ["add", "update", "undo", "undo"]
+
+    def test_an_addition_can_be_undone(self, store: LongTermMemory) -> None:
+        memory = store.add("a slip of the tongue")
+        assert store.undo(memory.id) is None
+        assert store.all() == []
+        assert store.count() == 0
+        with pytest.raises(MemoryNotFound):
+            store.get(memory.id)
+        assert store.undo(memory.id) == store.get(memory.id)
+
+    def test_what_is_purged_leaves_nothing(self, store: LongTermMemory) -> None:
+        seen, hidden, kept = store.add("seen"), store.add("hidden"), store.add("kept")
+        store.delete(hidden.id)
+        for one in (seen, hidden):
+            store.purge(one.id)
+            for call in (store.history, store.undo, store.restore, store.purge, store.get):
+                with pytest.raises(MemoryNotFound, match=one.id):
+                    call(one.id)
+        assert store.removed() == []
+        assert store.all() == [kept]
+
+    def test_a_user_can_be_forgotten(self, store: LongTermMemory) -> None:
+        mine = [store.add(f"fact {number}") for number in range(3)]
+        store.delete(mine[0].id)
+        store.update(mine[1].id, "another fact")
+        with store.scoped("bob") as bobs:
+            his = bobs.add("Bob's fact")
+            assert store.forget_user() == 3
+            assert (store.all(), store.removed(), store.count()) == ([], [], 0)
+            for one in mine:
+                with pytest.raises(MemoryNotFound):
+                    store.history(one.id)
+            assert bobs.all() == [his]
+        assert store.forget_user() == 0
+
     def test_all_is_in_insertion_order(self, store: LongTermMemory) -> None:
         contents = [f"fact number {number}" for number in range(15)]
         for content in contents:
@@ -153,6 +230,12 @@ class LongTermMemoryContract:
             assert bobs.user_id == "bob"
             assert bobs.embedder is store.embedder
             assert (bobs.count(), bobs.all(), bobs.search("Ana's secret", where={"k": 1})) == (0, [], [])
+            store.delete(mine.id)
+            for call in (bobs.history, bobs.undo, bobs.restore, bobs.purge):
+                with pytest.raises(MemoryNotFound, match="'bob'"):
+                    call(mine.id)
+            assert bobs.removed() == []
+            mine = store.restore(mine.id)
             for call in (bobs.get, bobs.delete, lambda id: bobs.update(id, "taken over")):
                 with pytest.raises(MemoryNotFound, match="'bob'"):
                     call(mine.id)
@@ -211,7 +294,12 @@ class LongTermMemoryContract:
             lambda: store.get(memory.id),
             lambda: store.search("fact"),
             store.all,
+            store.removed,
             store.count,
+            store.forget_user,
+            lambda: store.history(memory.id),
+            lambda: store.undo(memory.id),
+            lambda: store.purge(memory.id),
             lambda: store.scoped("bob"),
         ]
         for call in calls:

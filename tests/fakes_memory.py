@@ -13,6 +13,7 @@ from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
+    before_last,
     checked_id,
     checked_metadata,
     checked_text,
@@ -20,7 +21,9 @@ from agemem_dspy.memory.long_term import (
     checked_where,
     not_found,
 )
-from agemem_dspy.types import Embedder, Memory
+from agemem_dspy.types import Embedder, Memory, Version
+
+Entries = dict[str, tuple[Memory, list[Version]]]
 
 
 class InMemoryStore(LongTermMemory):
@@ -30,7 +33,7 @@ class InMemoryStore(LongTermMemory):
         self,
         embedder: Embedder,
         user_id: str = "default",
-        users: dict[str, dict[str, Memory]] | None = None,
+        users: dict[str, Entries] | None = None,
         lock: threading.RLock | None = None,
     ) -> None:
         self._user_id = checked_text(user_id, "user_id")
@@ -47,43 +50,94 @@ class InMemoryStore(LongTermMemory):
     def embedder(self) -> Embedder:
         return self._embedder
 
-    def add(self, content: str, metadata: Mapping[str, Any] | None = None, memory_type: str = "general") -> Memory:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    def add(
+        self,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        memory_type: str = "general",
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
         memory = Memory(
             id=str(uuid.uuid4()),
             content=checked_text(content, "content"),
             metadata=checked_metadata(metadata),
             memory_type=checked_text(memory_type, "memory_type"),
-            created_at=now,
-            updated_at=now,
+            created_at=_now(),
+        )
+        first = Version(
+            change="add", content=content, metadata=memory.metadata, at=memory.created_at, by=checked_metadata(by)
         )
         embed_checked(self._embedder, [content])
-        with self._lock:
-            self._entries()[memory.id] = memory
-        return _copy(memory)
+        return self._append(memory, [], first)
 
-    def update(self, id: str, content: str, metadata: Mapping[str, Any] | None = None) -> Memory:
+    def update(
+        self,
+        id: str,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
         checked_text(content, "content")
-        changes = checked_metadata(metadata)
+        changes, maker = checked_metadata(metadata), checked_metadata(by)
         with self._lock:
             old = self.get(id)
             embed_checked(self._embedder, [content])
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-            new = dataclasses.replace(old, content=content, metadata={**old.metadata, **changes}, updated_at=now)
-            self._entries()[id] = new
-        return _copy(new)
+            merged = {**old.metadata, **changes}
+            version = Version(change="update", content=content, metadata=merged, at=_now(), by=maker)
+            return self._append(old, self.history(id), version)
 
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
+        maker = checked_metadata(by)
         with self._lock:
-            self.get(id)
+            old, versions = self.get(id), self.history(id)
+            last = dataclasses.replace(versions[-1], change="delete", live=False, at=_now(), by=maker)
+            self._append(old, versions, last)
+
+    def history(self, id: str) -> list[Version]:
+        return list(self._find(id)[1])
+
+    def removed(self) -> list[Memory]:
+        return [_copy(memory) for memory, versions in self._entries().values() if not versions[-1].live]
+
+    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
+        maker = checked_metadata(by)
+        with self._lock:
+            memory, versions = self._find(id)
+            version = dataclasses.replace(before_last(versions), change="undo", at=_now(), by=maker)
+            undone = self._append(memory, versions, version)
+            return undone if version.live else None
+
+    def purge(self, id: str) -> None:
+        with self._lock:
+            self._find(id)
             del self._entries()[id]
 
-    def get(self, id: str) -> Memory:
+    def forget_user(self) -> int:
+        with self._lock:
+            count = len(self._entries())
+            self._entries().clear()
+            return count
+
+    def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
+        new = dataclasses.replace(memory, content=last.content, metadata=last.metadata, updated_at=last.at)
+        with self._lock:
+            self._entries()[memory.id] = (new, [*versions, last])
+        return _copy(new)
+
+    def _find(self, id: str) -> tuple[Memory, list[Version]]:
         with self._lock:
             found = self._entries().get(checked_id(id, self._user_id))
         if found is None:
             raise not_found(id, self._user_id)
-        return _copy(found)
+        return found
+
+    def get(self, id: str) -> Memory:
+        memory, versions = self._find(id)
+        if not versions[-1].live:
+            raise not_found(id, self._user_id)
+        return _copy(memory)
 
     def search(self, query: str, top_k: int = 3, where: Mapping[str, Any] | None = None) -> list[Memory]:
         checked_text(query, "query")
@@ -95,7 +149,7 @@ class InMemoryStore(LongTermMemory):
 
     def all(self) -> list[Memory]:
         with self._lock:
-            return [_copy(memory) for memory in self._entries().values()]
+            return [_copy(memory) for memory, versions in self._entries().values() if versions[-1].live]
 
     def count(self) -> int:
         return len(self.all())
@@ -107,10 +161,14 @@ class InMemoryStore(LongTermMemory):
     def close(self) -> None:
         self._closed = True
 
-    def _entries(self) -> dict[str, Memory]:
+    def _entries(self) -> Entries:
         if self._closed:
             raise MemoryStoreError("The memory store is closed.")
         return self._users.setdefault(self._user_id, {})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def _copy(memory: Memory) -> Memory:

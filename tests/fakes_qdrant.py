@@ -43,12 +43,20 @@ def _scroll(client: QdrantClient, name: str, body: dict[str, Any]) -> dict[str, 
     return {"points": points, "next_page_offset": offset}
 
 
+def _overwrite_payload(client: QdrantClient, name: str, body: dict[str, Any]) -> models.UpdateResult:
+    request = models.SetPayload(**body)
+    if request.filter is None:
+        raise ValueError("a filter is needed")
+    return client.overwrite_payload(name, request.payload, points=request.filter)
+
+
 ROUTES: list[tuple[str, str, Answer]] = [
     ("GET", r"/collections", lambda client, _, __: client.get_collections()),
     ("GET", r"/collections/([^/]+)/exists", lambda client, name, _: {"exists": client.collection_exists(name)}),
     ("PUT", r"/collections/([^/]+)", _create),
     ("PUT", r"/collections/([^/]+)/index", lambda _, __, ___: {"operation_id": 1, "status": "completed"}),
     ("PUT", r"/collections/([^/]+)/points", _upsert),
+    ("PUT", r"/collections/([^/]+)/points/payload", _overwrite_payload),
     ("POST", r"/collections/([^/]+)/points/query", _query),
     ("POST", r"/collections/([^/]+)/points/scroll", _scroll),
     (

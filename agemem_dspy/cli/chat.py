@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agemem_dspy.types import ToolEvent
 
 EXAMPLE = "Example: agemem chat --model openai/gpt-4o-mini --where memories/ --user ana"
-COMMANDS = "/memory lists what is remembered, /quit ends"
+COMMANDS = "/memory lists what is remembered, /undo takes back what the last turn changed, /quit ends"
 
 # What a tool did, in the words of the display: (name of the list, how its line begins).
 DEEDS = {
@@ -36,6 +36,9 @@ DEEDS = {
     "delete_memory": ("forgotten", "- forgot"),
     "retrieve_memory": ("retrieved", "? retrieved"),
 }
+
+
+CHANGES = ("add_memory", "update_memory", "delete_memory")
 
 
 def chat(
@@ -51,8 +54,8 @@ def chat(
 ) -> None:
     """Talk to an agent; after each turn see what it stored, changed, forgot and retrieved.
 
-    Lines are read from the terminal or from a pipe. /memory lists what is remembered, /quit ends. With --json every
-    turn is one JSON object on a line.
+    Lines are read from the terminal or from a pipe. /memory lists what is remembered, /undo takes back what the last
+    turn changed, /quit ends. With --json every turn is one JSON object on a line.
     """
     with output(as_json) as out:
         player = chosen_program(
@@ -80,6 +83,7 @@ class _Conversation:
         self.agent, self.memory, self.out = agent, memory, out
         self.session = agent.session(memory)
         self.turns = 0
+        self.changed: list[str] = []  # the memories that the last turn changed, in order
 
     def hold(self, lines: Iterable[str]) -> None:
         """Answer every line until there is none or /quit."""
@@ -89,6 +93,8 @@ class _Conversation:
                 return
             if text == "/memory":
                 self._list()
+            elif text == "/undo":
+                self._undo()
             elif text.startswith("/"):
                 self.out.note(f"there is no command {text.split()[0]}; {COMMANDS}")
             elif text:
@@ -100,6 +106,18 @@ class _Conversation:
         if not memories:
             self.out.say("nothing is remembered")
         self.out.result({"memories": [{"id": m.id, "content": m.content} for m in memories]})
+
+    def _undo(self) -> None:
+        undone = []
+        for memory_id in reversed(self.changed):
+            memory = self.memory.undo(memory_id, by={"tool": "/undo"})
+            content = None if memory is None else memory.content
+            undone.append({"id": memory_id, "content": content})
+            self.out.say(f"  < undone: {content or 'it is no longer remembered'}", "dim")
+        if not undone:
+            self.out.say("the last turn changed nothing")
+        self.changed = []
+        self.out.result({"undone": undone})
 
     def _answer(self, text: str) -> None:
         from agemem_dspy.programs.session import run
@@ -115,6 +133,11 @@ class _Conversation:
             self.out.result({"turn": self.turns, "message": text, "error": str(error)})
             return
         answer = self.session.answer or {}
+        self.changed = [
+            event.memory_ids[0]
+            for event in self.session.toolkit.events[seen:]
+            if event.ok and event.tool in CHANGES and event.memory_ids
+        ]
         deeds = describe_deeds(self.session.toolkit.events[seen:])
         for kind, begins in (*DEEDS.values(), ("failed", "! failed")):
             for entry in deeds[kind]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
     from agemem_dspy.types import Memory
 
-app = typer.Typer(help="List, search, add, forget, export and import what is remembered.")
+app = typer.Typer(help="List, search, add, forget, undo, purge, export and import what is remembered.")
 
 WhereOption = Annotated[
     str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
@@ -87,12 +87,17 @@ def parse_labels(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 @app.command("list", epilog="Example: agemem memory list --where memories/ --user ana")
-def list_memories(where: WhereOption = DEFAULT_WHERE, user: UserOption = "default", as_json: JsonFlag = False) -> None:
+def list_memories(
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    removed: Annotated[bool, typer.Option("--removed", help="List what was forgotten instead.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """List everything that is remembered, oldest first."""
     with output(as_json) as out, open_memory(where, user, create=False) as store:
-        memories = store.all()
+        memories = store.removed() if removed else store.all()
         show_memories(out, memories)
-        out.note(f"{len(memories)} memories of {user!r} in {where}")
+        out.note(f"{len(memories)} {'forgotten ' if removed else ''}memories of {user!r} in {where}")
         out.result({"user": user, "memories": [asdict(memory) for memory in memories]})
 
 
@@ -127,7 +132,7 @@ def add(
     """Remember one fact and print its id."""
     labels = parse_labels(label or (), "--label")
     with output(as_json) as out, open_memory(where, user, create=True) as store:
-        memory = store.add(content, labels, kind)
+        memory = store.add(content, labels, kind, by={"tool": "agemem memory add"})
         out.say(memory.id)
         out.result({"user": user, "memory": asdict(memory)})
 
@@ -139,14 +144,70 @@ def forget(
     user: UserOption = "default",
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove memories for good; an unknown id stops the command before anything is removed."""
+    """Forget memories; `undo` brings them back. An unknown id stops the command before anything is forgotten."""
     with output(as_json) as out, open_memory(where, user, create=False) as store:
         gone = [store.get(one) for one in dict.fromkeys(ids)]
         with keeping("some of these memories are gone; 'agemem memory list' shows what is left"):
             for memory in gone:
-                store.delete(memory.id)
+                store.delete(memory.id, by={"tool": "agemem memory forget"})
                 out.say(f"forgot {memory.id}  {memory.content}")
         out.result({"user": user, "forgotten": [asdict(memory) for memory in gone]})
+
+
+@app.command(epilog="Example: agemem memory history 1b671a64-40d5-491e-99b0-da01ff1f3341 --user ana")
+def history(
+    id: Annotated[str, typer.Argument(help="An id, as list prints it.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Show every version of a memory, who made it and why, oldest first."""
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        versions = store.history(id)
+        for version in versions:
+            by = ", ".join(f"{key} {value}" for key, value in version.by.items() if value is not None)
+            out.say(f"{version.at}  {version.change:6}  {version.content}{f'  ({by})' if by else ''}")
+        out.result({"user": user, "id": id, "versions": [asdict(version) for version in versions]})
+
+
+@app.command(epilog="Example: agemem memory undo 1b671a64-40d5-491e-99b0-da01ff1f3341 --user ana")
+def undo(
+    id: Annotated[str, typer.Argument(help="An id, as list or list --removed prints it.")],
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Take back the last change of a memory: what was forgotten is back, what was changed is as before."""
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        memory = store.undo(id, by={"tool": "agemem memory undo"})
+        out.say(f"{id}  {memory.content}" if memory is not None else f"{id} is no longer remembered")
+        out.result({"user": user, "id": id, "memory": None if memory is None else asdict(memory)})
+
+
+@app.command(epilog="Example: agemem memory purge 1b671a64-40d5-491e-99b0-da01ff1f3341 --user ana")
+def purge(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, as list or list --removed prints them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything of this user.")] = False,
+    where: WhereOption = DEFAULT_WHERE,
+    user: UserOption = "default",
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove memories for good, with their history; an unknown id stops the command before anything is removed."""
+    if bool(ids) == everything:
+        raise MemoryStoreError("give the ids to purge, or --all for everything of the user, and not both")
+    with output(as_json) as out, open_memory(where, user, create=False) as store:
+        if everything:
+            count = store.forget_user()
+        else:
+            known = list(dict.fromkeys(ids or ()))
+            for one in known:
+                store.history(one)
+            with keeping("some of these memories are gone; 'agemem memory list' shows what is left"):
+                for one in known:
+                    store.purge(one)
+            count = len(known)
+        out.say(f"purged {count} memories of {user!r}")
+        out.result({"user": user, "purged": count})
 
 
 @app.command("export", epilog="Example: agemem memory export ana.jsonl --user ana")
@@ -194,7 +255,8 @@ def import_memories(
             kept = f"what was added is kept in {where}; the same command adds the rest"
             with keeping(kept), out.progress() as bar:
                 for row in bar.track(new, description="importing"):
-                    memory = store.add(row.content, row.metadata, row.memory_type)
+                    maker = {"tool": "agemem memory import", "id": row.id}
+                    memory = store.add(row.content, row.metadata, row.memory_type, by=maker)
                     if row.id:
                         ids[row.id] = memory.id
         out.say(f"added {len(new)} memories, skipped {len(rows) - len(new)} that were there")

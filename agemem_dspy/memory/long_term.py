@@ -6,17 +6,18 @@ Importing this module loads no database client and no model; `open` does, when i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
-from agemem_dspy.types import Embedder, Memory
+from agemem_dspy.types import Embedder, Memory, Version
 
 MAX_TOP_K = 10_000
 Scalar = str | int | float | bool
@@ -28,7 +29,10 @@ class LongTermMemory(ABC):
     Scope:    a store sees the entries of its own `user_id` and no others; an id of another user
               is unknown here. `scoped` gives another user's view of the same store and embedder.
     Ids:      UUID4 strings, never used twice, kept by an update.
-    Mutation: a call that returns has been written; a call that raises has changed nothing.
+    Mutation: a call that returns has been written; a call that raises has changed nothing. A change is one write:
+              whatever happens in the midst of it, the entry is as it was or as it should be.
+    History:  nothing is lost but by `purge` and `forget_user`: an entry keeps every version it had, and one that was
+              deleted is only out of sight. `by` is any mapping that says who made a change and why.
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best
@@ -78,7 +82,14 @@ class LongTermMemory(ABC):
         """Return what makes vectors of texts."""
 
     @abstractmethod
-    def add(self, content: str, metadata: Mapping[str, Any] | None = None, memory_type: str = "general") -> Memory:
+    def add(
+        self,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        memory_type: str = "general",
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
         """Store a new entry and return it.
 
         Raises:
@@ -86,7 +97,14 @@ class LongTermMemory(ABC):
         """
 
     @abstractmethod
-    def update(self, id: str, content: str, metadata: Mapping[str, Any] | None = None) -> Memory:
+    def update(
+        self,
+        id: str,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
         """Replace the content of an entry in place, merge the metadata into its own, return it.
 
         Raises:
@@ -95,12 +113,58 @@ class LongTermMemory(ABC):
         """
 
     @abstractmethod
-    def delete(self, id: str) -> None:
-        """Remove an entry for good.
+    def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
+        """Take an entry out of sight: only `history`, `removed`, `undo`, `restore` and `purge` still know it.
 
         Raises:
             MemoryNotFound: no entry with this id in this scope.
         """
+
+    @abstractmethod
+    def history(self, id: str) -> list[Version]:
+        """Return every version of an entry, in sight or not, oldest first.
+
+        Raises:
+            MemoryNotFound: no entry ever had this id in this scope, or it was purged.
+        """
+
+    @abstractmethod
+    def removed(self) -> list[Memory]:
+        """Return the entries that were deleted, oldest first."""
+
+    @abstractmethod
+    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
+        """Make an entry what it was before its last change, by a change of its own; undone twice, it is as before.
+
+        Returns:
+            the entry; None when it is out of sight now, as after undoing an `add`.
+
+        Raises:
+            MemoryNotFound: as for `history`.
+        """
+
+    def restore(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory:
+        """Bring a deleted entry back.
+
+        Raises:
+            MemoryNotFound: as for `history`.
+            MemoryStoreError: it is not deleted.
+        """
+        if self.history(id)[-1].live:
+            raise MemoryStoreError(f"The memory {id!r} is not deleted: there is nothing to restore.")
+        return self.undo(id, by=by) or self.get(id)  # what comes before a deletion is in sight
+
+    @abstractmethod
+    def purge(self, id: str) -> None:
+        """Remove an entry, in sight or not, for good, with its history.
+
+        Raises:
+            MemoryNotFound: as for `history`.
+        """
+
+    @abstractmethod
+    def forget_user(self) -> int:
+        """Remove everything of this user for good, histories and deleted entries too; return how many entries."""
 
     @abstractmethod
     def get(self, id: str) -> Memory:
@@ -153,6 +217,11 @@ class LongTermMemory(ABC):
             f"A {type(self).__name__} cannot be pickled: a connection cannot travel. Keep its folder or URL "
             "and call LongTermMemory.open again on the other side."
         )
+
+
+def before_last(history: Sequence[Version]) -> Version:
+    """Return what an entry was before its last change; before it was added it was out of sight."""
+    return history[-2] if len(history) > 1 else dataclasses.replace(history[0], live=False)
 
 
 def checked_text(text: object, what: str) -> str:

@@ -7,13 +7,14 @@ Search is exact in the process (about 13 microseconds an entry): from some ten t
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import os
 import re
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
@@ -25,6 +26,7 @@ from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
     Scalar,
+    before_last,
     checked_id,
     checked_metadata,
     checked_text,
@@ -32,7 +34,7 @@ from agemem_dspy.memory.long_term import (
     checked_where,
     not_found,
 )
-from agemem_dspy.types import Embedder, Memory
+from agemem_dspy.types import Embedder, Memory, Version
 
 _PREFIX = "agemem-"
 _PAGE = 1000
@@ -80,46 +82,88 @@ class QdrantMemory(LongTermMemory):
         return self._embedder
 
     @override
-    def add(self, content: str, metadata: Mapping[str, Any] | None = None, memory_type: str = "general") -> Memory:
-        now = _now()
-        memory = Memory(
-            id=str(uuid.uuid4()),
+    def add(
+        self,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        memory_type: str = "general",
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
+        version = Version(
+            change="add",
             content=checked_text(content, "content"),
             metadata=checked_metadata(metadata),
-            memory_type=checked_text(memory_type, "memory_type"),
-            created_at=now,
-            updated_at=now,
+            at=_now(),
+            by=checked_metadata(by),
         )
-        vector = self._embed(content)
-        self._write(memory, vector, self._open_connection().tick())
-        return memory
+        kind = checked_text(memory_type, "memory_type")
+        memory_id, vector = str(uuid.uuid4()), self._embed(content)
+        first = {"memory_type": kind, "created_at": version.at, "seq": self._open_connection().tick()}
+        return self._write(memory_id, first, [version], vector)
 
     @override
-    def update(self, id: str, content: str, metadata: Mapping[str, Any] | None = None) -> Memory:
+    def update(
+        self,
+        id: str,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
         checked_text(content, "content")
-        changes = checked_metadata(metadata)
+        changes, maker = checked_metadata(metadata), checked_metadata(by)
         self._find(id)  # an unknown id should not cost an embedding
         vector = self._embed(content)
         with self._open_connection().exclusive():
             payload = self._find(id)
-            old = _memory(id, payload)
-            memory = Memory(
-                id=id,
-                content=content,
-                metadata={**old.metadata, **changes},
-                memory_type=old.memory_type,
-                created_at=old.created_at,
-                updated_at=_now(),
-            )
-            self._write(memory, vector, payload["seq"], replace=True)
-        return memory
+            merged = {**payload["metadata"], **changes}
+            version = Version(change="update", content=content, metadata=merged, at=_now(), by=maker)
+            return self._write(id, payload, [*_versions(payload), version], vector)
 
     @override
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
+        maker = checked_metadata(by)
         with self._open_connection().exclusive():
-            self._find(id)
-            selector = models.FilterSelector(filter=self._filter(id))
-            self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
+            payload = self._find(id)
+            version = dataclasses.replace(_versions(payload)[-1], change="delete", live=False, at=_now(), by=maker)
+            self._write(id, payload, [*_versions(payload), version])
+
+    @override
+    def history(self, id: str) -> list[Version]:
+        return _versions(self._find(id, removed=True))
+
+    @override
+    def removed(self) -> list[Memory]:
+        return self._listed(self._filter(removed=True))
+
+    @override
+    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
+        maker = checked_metadata(by)
+        former = before_last(self.history(id))
+        vector = self._embed(former.content)
+        with self._open_connection().exclusive():
+            payload = self._find(id, removed=True)
+            versions = _versions(payload)
+            if before_last(versions).content != former.content:
+                raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
+            version = dataclasses.replace(before_last(versions), change="undo", at=_now(), by=maker)
+            memory = self._write(id, payload, [*versions, version], vector)
+            return memory if version.live else None
+
+    @override
+    def purge(self, id: str) -> None:
+        with self._open_connection().exclusive():
+            self._find(id, removed=True)
+            self._remove(self._filter(id, removed=None))
+
+    @override
+    def forget_user(self) -> int:
+        everything = self._filter(removed=None)
+        with self._open_connection().exclusive():
+            count = self._count(everything)
+            self._remove(everything)
+            return count
 
     @override
     def get(self, id: str) -> Memory:
@@ -142,23 +186,11 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def all(self) -> list[Memory]:
-        records: list[models.Record] = []
-        offset: Any = None
-        with self._open_connection().exclusive():
-            while True:
-                page, offset = self._scroll(self._filter(), offset)
-                records.extend(page)
-                if offset is None:
-                    break
-        records.sort(key=lambda record: (record.payload or {}).get("seq", 0))
-        return [_memory(str(record.id), record.payload or {}) for record in records]
+        return self._listed(self._filter())
 
     @override
     def count(self) -> int:
-        condition = self._filter()
-        return self._open_connection().call(
-            lambda client: client.count(self._collection, count_filter=condition, exact=True).count
-        )
+        return self._count(self._filter())
 
     @override
     def scoped(self, user_id: str) -> QdrantMemory:
@@ -205,6 +237,8 @@ class QdrantMemory(LongTermMemory):
         if self._connection.is_server:
             tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
             client.create_payload_index(self._collection, "user_id", field_schema=tenant, wait=True)
+            hidden = models.BoolIndexParams(type=models.BoolIndexType.BOOL)
+            client.create_payload_index(self._collection, "removed", field_schema=hidden, wait=True)
 
     def _latest(self) -> int:
         """Return the greatest sequence number of the folder, all users, since its order is one."""
@@ -230,12 +264,29 @@ class QdrantMemory(LongTermMemory):
             if self._connection.call(lambda client, other=name: client.count(other, count_filter=condition).count):  # type: ignore[misc]
                 raise mismatch(str(self._where), f"of the collection {name!r}", self._embedder)
 
-    def _filter(self, memory_id: str | None = None, where: Mapping[str, Scalar] | None = None) -> models.Filter:
-        """Return the condition that every call carries: this user, and what else is asked for."""
+    def _filter(
+        self,
+        memory_id: str | None = None,
+        where: Mapping[str, Scalar] | None = None,
+        *,
+        removed: bool | None = False,
+        updated_at: str | None = None,
+    ) -> models.Filter:
+        """Return the condition that every call carries: this user, and what else is asked for.
+
+        Args:
+            removed: entries out of sight (True), in sight (False) or both (None).
+            updated_at: when they were changed last.
+        """
         conditions: list[Any] = [] if memory_id is None else [models.HasIdCondition(has_id=[memory_id])]
         conditions.append(models.FieldCondition(key="user_id", match=models.MatchValue(value=self._user_id)))
         conditions.extend(_equals(key, value) for key, value in (where or {}).items())
-        return models.Filter(must=conditions)
+        if updated_at is not None:
+            conditions.append(models.FieldCondition(key="updated_at", match=models.MatchValue(value=updated_at)))
+        hidden = models.FieldCondition(key="removed", match=models.MatchValue(value=True))
+        if removed:
+            conditions.append(hidden)
+        return models.Filter(must=conditions, must_not=[hidden] if removed is False else None)
 
     def _scroll(self, condition: models.Filter, offset: Any = None) -> tuple[list[models.Record], Any]:
         return self._connection.call(
@@ -244,29 +295,78 @@ class QdrantMemory(LongTermMemory):
             )
         )
 
-    def _find(self, memory_id: str) -> dict[str, Any]:
+    def _listed(self, condition: models.Filter) -> list[Memory]:
+        """Return all entries under a condition, oldest first."""
+        records: list[models.Record] = []
+        offset: Any = None
+        with self._open_connection().exclusive():
+            while True:
+                page, offset = self._scroll(condition, offset)
+                records.extend(page)
+                if offset is None:
+                    break
+        records.sort(key=lambda record: (record.payload or {}).get("seq", 0))
+        return [_memory(str(record.id), record.payload or {}) for record in records]
+
+    def _count(self, condition: models.Filter) -> int:
+        return self._open_connection().call(
+            lambda client: client.count(self._collection, count_filter=condition, exact=True).count
+        )
+
+    def _find(self, memory_id: str, *, removed: bool = False) -> dict[str, Any]:
+        """Return the payload of an entry in sight, or of any with `removed`."""
         self._open_connection()
-        records, _ = self._scroll(self._filter(checked_id(memory_id, self._user_id)))
+        condition = self._filter(checked_id(memory_id, self._user_id), removed=None if removed else False)
+        records, _ = self._scroll(condition)
         if not records:
             raise not_found(memory_id, self._user_id)
         return dict(records[0].payload or {})
 
-    def _write(self, memory: Memory, vector: list[float], seq: int, *, replace: bool = False) -> None:
+    def _remove(self, condition: models.Filter) -> None:
+        selector = models.FilterSelector(filter=condition)
+        self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
+
+    def _write(
+        self, memory_id: str, kept: Mapping[str, Any], versions: Sequence[Version], vector: list[float] | None = None
+    ) -> Memory:
+        """Write an entry as its last version says, in one operation, and return it.
+
+        Args:
+            kept: a payload with what no change touches: memory_type, created_at, seq.
+            versions: all of them, oldest first; one means that the entry is new.
+            vector: of the content; None where the content stays as it was.
+        """
+        now = versions[-1]
         payload = {
             "user_id": self._user_id,
-            "seq": seq,
-            "content": memory.content,
-            "metadata": memory.metadata,
-            "memory_type": memory.memory_type,
-            "created_at": memory.created_at,
-            "updated_at": memory.updated_at,
+            "seq": kept["seq"],
+            "content": now.content,
+            "metadata": dict(now.metadata),
+            "memory_type": kept["memory_type"],
+            "created_at": kept["created_at"],
+            "updated_at": now.at,
+            "change": now.change,
+            "by": dict(now.by),
+            "removed": not now.live,
+            "former": [dataclasses.asdict(version) for version in versions[:-1]],
         }
-        point = models.PointStruct(id=memory.id, vector=vector, payload=payload)
-        # An entry that another process removed meanwhile must not come back, nor another user's be hit.
-        guard: dict[str, Any] = (
-            {"update_filter": self._filter(), "update_mode": models.UpdateMode.UPDATE_ONLY} if replace else {}
-        )
-        self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
+        # What another process changed or purged meanwhile must not be written over, nor come back.
+        seen = versions[-2].at if len(versions) > 1 else None
+        unchanged = self._filter(memory_id, removed=None, updated_at=seen)
+        if vector is None:
+            self._connection.call(
+                lambda client: client.overwrite_payload(self._collection, payload, points=unchanged, wait=True)
+            )
+        else:
+            point = models.PointStruct(id=memory_id, vector=vector, payload=payload)
+            guard: dict[str, Any] = {}
+            if seen is not None:
+                guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
+            self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
+        # A server does not say whether it wrote.
+        if seen and self._connection.is_server and self._find(memory_id, removed=True)["updated_at"] != now.at:
+            raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
+        return _memory(memory_id, payload)
 
 
 def collection_name(embedder: Embedder) -> str:
@@ -293,6 +393,19 @@ def _memory(memory_id: str, payload: Mapping[str, Any], score: float | None = No
         updated_at=payload["updated_at"],
         score=score,
     )
+
+
+def _versions(payload: Mapping[str, Any]) -> list[Version]:
+    """Return an entry's versions; what was written before versions were kept has one."""
+    last = Version(
+        change=payload.get("change", "add"),
+        content=payload["content"],
+        metadata=dict(payload["metadata"]),
+        live=not payload.get("removed", False),
+        at=payload["updated_at"],
+        by=dict(payload.get("by", {})),
+    )
+    return [*(Version(**former) for former in payload.get("former", ())), last]
 
 
 def _now() -> str:

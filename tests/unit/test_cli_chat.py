@@ -41,6 +41,32 @@ def call(name: str, **arguments: object) -> dict[str, object]:
     return {"name": name, "args": arguments}
 
 
+def test_undo_takes_back_what_the_last_turn_changed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = tmp_path / "memories"
+    replies = [
+        step_reply(call("add_memory", content="Ana is celiac.")),
+        step_reply(answer="Noted."),
+        step_reply(
+            call("update_memory", memory_id="m1", content="Ana eats fish."),
+            call("add_memory", content="Ana flies from Lyon."),
+        ),
+        step_reply(answer="Changed."),
+        step_reply(answer="Hello."),
+    ]
+    with scripted(*replies):
+        said = chat("I am celiac.\nI eat fish and fly from Lyon.\n/undo\n/undo\n/memory\nHi.\n/undo\n", where, "--json")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [one["content"] for one in lines[2]["undone"]] == [None, "Ana is celiac."]
+    assert lines[3] == {"undone": []}
+    assert [one["content"] for one in lines[4]["memories"]] == ["Ana is celiac."]
+    assert lines[6] == {"undone": []}
+    told = agemem(capsys, "memory", "history", lines[4]["memories"][0]["id"], "--where", where, "--json")
+    (added, changed, undone) = told.json["versions"]
+    assert added["by"] | {"turn": 1, "tool": "add_memory", "said": "I am celiac."} == added["by"]
+    assert changed["by"]["said"] == "I eat fish and fly from Lyon."
+    assert undone["by"] == {"tool": "/undo"}
+
+
 def test_each_turn_shows_what_it_did_and_the_next_process_remembers(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

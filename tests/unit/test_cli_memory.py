@@ -23,6 +23,32 @@ def contents(outcome: object) -> list[str]:
     return [memory["content"] for memory in outcome.json["memories"]]  # type: ignore[attr-defined]
 
 
+def test_what_was_forgotten_comes_back_until_it_is_purged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--where", tmp_path / "memories")
+    ids = [
+        agemem(capsys, "memory", "add", text, *where, "--json").json["memory"]["id"]
+        for text in ("Ana is vegan.", "Ana flies from Lyon.")
+    ]
+    agemem(capsys, "memory", "forget", ids[0], *where)
+    assert "Ana is vegan." in agemem(capsys, "memory", "list", "--removed", *where).out
+    undone = agemem(capsys, "memory", "undo", ids[0], *where)
+    assert undone.out == f"{ids[0]}  Ana is vegan.\n"
+    told = agemem(capsys, "memory", "history", ids[0], *where)
+    assert [line.split()[1] for line in told.out.splitlines()] == ["add", "delete", "undo"]
+    assert "tool agemem memory forget" in told.out
+    versions = agemem(capsys, "memory", "history", ids[0], *where, "--json").json["versions"]
+    assert [version["live"] for version in versions] == [True, False, True]
+    assert "no longer remembered" in agemem(capsys, "memory", "undo", ids[1], *where).out
+
+    assert "not both" in refused(agemem(capsys, "memory", "purge", *where))
+    assert "not both" in refused(agemem(capsys, "memory", "purge", ids[0], "--all", *where))
+    assert "no memory with the id" in refused(agemem(capsys, "memory", "purge", ids[1], "m1", *where))
+    assert agemem(capsys, "memory", "purge", ids[1], *where, "--json").json["purged"] == 1
+    assert "no memory with the id" in refused(agemem(capsys, "memory", "history", ids[1], *where))
+    assert agemem(capsys, "memory", "purge", "--all", *where, "--json").json["purged"] == 1
+    assert agemem(capsys, "memory", "list", "--removed", *where, "--json").json["memories"] == []
+
+
 def test_add_list_search_forget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = ("--where", tmp_path / "memories", "--user", "ana")
     added = agemem(capsys, "memory", "add", "Ana is [bold]vegan[/bold].", *where, "--label", "topic=food", "--json")

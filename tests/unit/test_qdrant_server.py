@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from contracts import LongTermMemoryContract
 from fakes_qdrant import QdrantServer
+from numpy.typing import NDArray
 
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
 from agemem_dspy.memory.embedder import HashEmbedder
@@ -30,11 +33,14 @@ class TestServerBackend(LongTermMemoryContract):
             yield store
 
 
-def test_the_tenant_key_is_indexed_once(server: QdrantServer) -> None:
+def test_what_every_request_filters_on_is_indexed_once(server: QdrantServer) -> None:
     for user_id in ("ana", "bob"):
         LongTermMemory.open(server.url, user_id=user_id, embedder=EMBEDDER).close()
     indexes = [body for method, path, body in server.requests if method == "PUT" and path.endswith("/index")]
-    assert indexes == [{"field_name": "user_id", "field_schema": {"type": "keyword", "is_tenant": True}}]
+    assert indexes == [
+        {"field_name": "user_id", "field_schema": {"type": "keyword", "is_tenant": True}},
+        {"field_name": "removed", "field_schema": {"type": "bool"}},
+    ]
 
 
 def test_every_request_about_points_carries_the_user(server: QdrantServer) -> None:
@@ -46,6 +52,10 @@ def test_every_request_about_points_carries_the_user(server: QdrantServer) -> No
         store.all()
         store.count()
         store.delete(memory.id)
+        store.restore(memory.id)
+        store.removed()
+        store.purge(memory.id)
+        store.forget_user()
     mine = {"key": "user_id", "match": {"value": "ana"}}
     about_points = [body for _, path, body in server.requests if "/points" in path]
     first_write = next(body for body in about_points if "points" in body)
@@ -100,23 +110,50 @@ def test_memories_of_another_model_are_not_hidden(server: QdrantServer) -> None:
         assert other.count() == 1
 
 
-def test_an_entry_removed_meanwhile_does_not_come_back(server: QdrantServer) -> None:
-    """A second process deletes between our look and our write: the update must not insert it anew."""
+class Rivalled(HashEmbedder):
+    """Lets somebody else act while the new content is embedded."""
 
-    class DeletingEmbedder(HashEmbedder):
-        def embed(self, texts):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-            if list(texts) == ["new content"] and not self.done:
-                self.done = True
-                rival.delete(memory.id)
-            return super().embed(texts)
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act: Callable[[], object] | None = act
 
-        done = False
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if list(texts) == ["new content"] and self.act is not None:
+            act, self.act = self.act, None
+            act()
+        return super().embed(texts)
 
+
+@pytest.mark.parametrize("how", ["delete", "purge"])
+def test_an_entry_removed_meanwhile_does_not_come_back(server: QdrantServer, how: str) -> None:
+    """A second process removes between our look and our write: the update must not insert it anew."""
     with (
-        LongTermMemory.open(server.url, embedder=DeletingEmbedder()) as store,
+        LongTermMemory.open(server.url, embedder=Rivalled(lambda: getattr(rival, how)(memory.id))) as store,
         LongTermMemory.open(server.url, embedder=EMBEDDER) as rival,
     ):
         memory = store.add("old content")
         with pytest.raises(MemoryStoreError, match=memory.id):
             store.update(memory.id, "new content")
         assert rival.count() == 0
+
+
+def test_what_another_process_wrote_meanwhile_is_not_lost(server: QdrantServer) -> None:
+    """It writes between the look at which we build the history and our write."""
+    with (
+        LongTermMemory.open(server.url, embedder=EMBEDDER) as store,
+        LongTermMemory.open(server.url, embedder=EMBEDDER) as rival,
+    ):
+        memory = store.add("old content")
+        call, calls = store._connection.call, []
+
+        def slow(operation: Callable[[Any], Any]) -> Any:
+            calls.append(operation)
+            if len(calls) == 3:  # two looks, then the write
+                rival.update(memory.id, "theirs")
+            return call(operation)
+
+        store._connection.call = slow  # type: ignore[method-assign, assignment]
+        with pytest.raises(MemoryStoreError, match="changed by another process"):
+            store.update(memory.id, "ours")
+        store._connection.call = call  # type: ignore[method-assign]
+        assert [version.content for version in store.history(memory.id)] == ["old content", "theirs"]
