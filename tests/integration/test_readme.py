@@ -93,3 +93,14 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
     assert scope["tuned"].lm.model.startswith("local/tiny@finetuned-")
     assert scope["compiled"].get_lm().model.startswith("local/tiny@")
     assert (here / "runs" / "first" / "grpo" / "program.json").exists()
+
+
+def test_the_python_of_the_memory_page_runs(here: Path) -> None:
+    scope: dict[str, Any] = {"am": am}
+    (code,) = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    try:
+        exec(compile(code, "memory.md", "exec"), scope)
+        assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
+        assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
+    finally:
+        scope["memory"].close()
