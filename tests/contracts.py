@@ -20,7 +20,7 @@ import pytest
 
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.types import Embedder
+from agemem_dspy.types import Embedder, Version
 
 WHERE: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["a", "b", "c"]),
@@ -153,6 +153,32 @@ class LongTermMemoryContract:
         with pytest.raises(MemoryNotFound):
             store.get(memory.id)
         assert store.undo(memory.id) == store.get(memory.id)
+
+    def test_an_entry_can_be_taken_over_with_its_id_and_history(self, store: LongTermMemory) -> None:
+        memory = store.add("blue bicycle", {"k": 1}, "thing", by={"who": "Ana"})
+        store.update(memory.id, "green umbrella")
+        hidden = store.add("hidden")
+        store.delete(hidden.id)
+        entries = [(one.id, one, store.history(one.id)) for one in (store.get(memory.id), hidden)]
+        with store.scoped("bob") as bobs:
+            for id, _, versions in entries:
+                with pytest.raises(MemoryStoreError, match="is taken"):
+                    bobs.insert(id, versions)
+                with pytest.raises(MemoryStoreError, match="is taken"):
+                    store.insert(id, versions)
+            assert bobs.count() == 0
+            store.forget_user()
+            (first, expected, versions), (second, _, gone) = entries
+            assert bobs.insert(first, versions, "thing") == expected
+            assert bobs.insert(second, gone) is None
+            assert [bobs.history(id) for id in (first, second)] == [versions, gone]
+            [found] = bobs.search("green umbrella", top_k=1)
+            assert found.id == first
+            assert [one.id for one in bobs.removed()] == [second]
+        with pytest.raises(MemoryStoreError):
+            store.insert("m1", versions)
+        with pytest.raises(MemoryStoreError, match="one version at least"):
+            store.insert(str(uuid.uuid4()), [])
 
     def test_what_is_purged_leaves_nothing(self, store: LongTermMemory) -> None:
         seen, hidden, kept = store.add("seen"), store.add("hidden"), store.add("kept")
@@ -300,6 +326,7 @@ class LongTermMemoryContract:
             lambda: store.history(memory.id),
             lambda: store.undo(memory.id),
             lambda: store.purge(memory.id),
+            lambda: store.insert(str(uuid.uuid4()), [Version(change="add", content="x", at="now")]),
             lambda: store.scoped("bob"),
         ]
         for call in calls:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agemem_dspy.errors import MemoryStoreError
@@ -18,8 +18,10 @@ from agemem_dspy.memory.long_term import (
     checked_metadata,
     checked_text,
     checked_top_k,
+    checked_versions,
     checked_where,
     not_found,
+    taken,
 )
 from agemem_dspy.types import Embedder, Memory, Version
 
@@ -70,6 +72,23 @@ class InMemoryStore(LongTermMemory):
         )
         embed_checked(self._embedder, [content])
         return self._append(memory, [], first)
+
+    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+        checked_id(id, self._user_id)
+        kept = checked_versions(versions)
+        memory = Memory(
+            id=id,
+            content=kept[-1].content,
+            memory_type=checked_text(memory_type, "memory_type"),
+            created_at=kept[0].at,
+        )
+        embed_checked(self._embedder, [memory.content])
+        with self._lock:
+            self._entries()
+            if any(id in entries for entries in self._users.values()):
+                raise taken(id)
+            new = self._append(memory, kept[:-1], kept[-1])
+        return new if kept[-1].live else None
 
     def update(
         self,

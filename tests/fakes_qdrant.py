@@ -56,6 +56,7 @@ ROUTES: list[tuple[str, str, Answer]] = [
     ("PUT", r"/collections/([^/]+)", _create),
     ("PUT", r"/collections/([^/]+)/index", lambda _, __, ___: {"operation_id": 1, "status": "completed"}),
     ("PUT", r"/collections/([^/]+)/points", _upsert),
+    ("POST", r"/collections/([^/]+)/points", lambda client, name, body: client.retrieve(name, body["ids"])),
     ("PUT", r"/collections/([^/]+)/points/payload", _overwrite_payload),
     ("POST", r"/collections/([^/]+)/points/query", _query),
     ("POST", r"/collections/([^/]+)/points/scroll", _scroll),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections import Counter
@@ -18,7 +19,7 @@ from agemem_dspy.errors import DataError, MemoryStoreError, RunError
 
 if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
-    from agemem_dspy.types import Memory
+    from agemem_dspy.types import Memory, Version
 
 app = typer.Typer(help="List, search, add, forget, undo, purge, export and import what is remembered.")
 
@@ -31,12 +32,13 @@ DEFAULT_WHERE = "memories"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedMemory:
-    """One line of an export that was checked; `id` is the one it had in its former store."""
+    """One line of an export that was checked; `id` and `versions` are those of its former store, if it names them."""
 
     content: str
     id: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     memory_type: str = "general"
+    versions: tuple[Version, ...] = ()
 
 
 def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
@@ -217,11 +219,20 @@ def export_memories(
     user: UserOption = "default",
     as_json: JsonFlag = False,
 ) -> None:
-    """Write every memory of a user to a file, one JSON object a line, oldest first."""
+    """Write every memory of a user to a file, with its history, one JSON object a line; forgotten ones come last.
+
+    The last line has the SHA-256 of the lines before it, which an import checks.
+    """
     with output(as_json) as out, open_memory(where, user, create=False) as store:
-        memories = store.all()
-        rows = ({key: value for key, value in asdict(memory).items() if key != "score"} for memory in memories)
+        memories = [*store.all(), *store.removed()]
+        rows = [
+            {**asdict(memory), "versions": [asdict(version) for version in store.history(memory.id)]}
+            for memory in memories
+        ]
+        for row in rows:
+            del row["score"]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
         partial = file.with_name(f"{file.name}.{os.getpid()}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -244,23 +255,31 @@ def import_memories(
 ) -> None:
     """Add the memories of a file that are not there yet; importing twice adds nothing.
 
-    The store gives new ids and times. A line is skipped when its id is known here, or when an entry has the same
-    content, type and labels.
+    Entries of an export keep their ids and histories. A line is skipped when its id is known here, forgotten entries
+    included, or when an entry has the same content, type and labels.
     """
     with output(as_json) as out:
         rows = read_export(file)
         with open_memory(where, user, create=True) as store:
-            new = missing_rows(rows, store.all())
+            new = missing_rows(rows, [*store.all(), *store.removed()])
             ids: dict[str, str] = {}
             kept = f"what was added is kept in {where}; the same command adds the rest"
             with keeping(kept), out.progress() as bar:
                 for row in bar.track(new, description="importing"):
-                    maker = {"tool": "agemem memory import", "id": row.id}
-                    memory = store.add(row.content, row.metadata, row.memory_type, by=maker)
-                    if row.id:
-                        ids[row.id] = memory.id
+                    ids[row.id] = take_over(store, row)
         out.say(f"added {len(new)} memories, skipped {len(rows) - len(new)} that were there")
+        ids.pop("", None)
         out.result({"user": user, "added": len(new), "skipped": len(rows) - len(new), "ids": ids})
+
+
+def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
+    """Store one line of an export and return its id: the one it had, unless it names none or somebody else has it."""
+    if row.versions:
+        with contextlib.suppress(MemoryStoreError):  # an id that is taken
+            store.insert(row.id, row.versions, row.memory_type)
+            return row.id
+    maker = {"tool": "agemem memory import", "id": row.id}
+    return store.add(row.content, row.metadata, row.memory_type, by=maker).id
 
 
 def read_export(file: Path) -> list[ExportedMemory]:
@@ -270,32 +289,54 @@ def read_export(file: Path) -> list[ExportedMemory]:
         DataError: the file is missing, or a line is malformed; names the line.
     """
     from agemem_dspy.data.files import read_text
-    from agemem_dspy.memory.long_term import checked_metadata, checked_text
 
     rows: list[ExportedMemory] = []
-    if file.is_file() and not file.stat().st_size:  # what a user without memories exports
+    if file.is_file() and not file.stat().st_size:
         return rows
+    before = ""
     for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
-        if not isinstance(raw, dict) or "content" not in raw:
-            raise DataError(f"{file}:{number}: expected an object with `content`, as 'agemem memory export' writes it")
-        try:
-            rows.append(
-                ExportedMemory(
-                    content=checked_text(raw["content"], "content"),
-                    id=str(raw.get("id", "")),
-                    metadata=checked_metadata(raw.get("metadata")),
-                    memory_type=checked_text(raw.get("memory_type", "general"), "memory_type"),
+        if line.strip():
+            try:
+                raw = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
+            if isinstance(raw, dict) and set(raw) == {"count", "sha256"}:
+                if hashlib.sha256(before.encode()).hexdigest() != raw["sha256"] or len(rows) != raw["count"]:
+                    raise DataError(
+                        f"{file}:{number}: the lines before are not those that were exported; export again, or remove "
+                        "this line if they were changed on purpose"
+                    )
+            elif not isinstance(raw, dict) or "content" not in raw:
+                raise DataError(
+                    f"{file}:{number}: expected an object with `content`, as 'agemem memory export' writes it"
                 )
-            )
-        except MemoryStoreError as error:
-            raise DataError(f"{file}:{number}: {error}") from error
+            else:
+                try:
+                    rows.append(exported_memory(raw))
+                except (MemoryStoreError, TypeError) as error:
+                    raise DataError(f"{file}:{number}: {error}") from error
+        before += line + "\n"
     return rows
+
+
+def exported_memory(raw: Mapping[str, Any]) -> ExportedMemory:
+    """Return one line of an export, checked.
+
+    Raises:
+        MemoryStoreError: something in it cannot be stored.
+        TypeError: a version with unknown fields.
+    """
+    from agemem_dspy.memory.long_term import checked_metadata, checked_text, checked_versions
+    from agemem_dspy.types import Version
+
+    versions = [Version(**version) for version in raw.get("versions") or ()]
+    return ExportedMemory(
+        content=checked_text(raw["content"], "content"),
+        id=str(raw.get("id", "")),
+        metadata=checked_metadata(raw.get("metadata")),
+        memory_type=checked_text(raw.get("memory_type", "general"), "memory_type"),
+        versions=tuple(checked_versions(versions)) if versions else (),
+    )
 
 
 def missing_rows(rows: Sequence[ExportedMemory], there: Sequence[Memory]) -> list[ExportedMemory]:

@@ -28,7 +28,7 @@ class LongTermMemory(ABC):
 
     Scope:    a store sees the entries of its own `user_id` and no others; an id of another user
               is unknown here. `scoped` gives another user's view of the same store and embedder.
-    Ids:      UUID4 strings, never used twice, kept by an update.
+    Ids:      UUID4 strings, never used twice, kept by an update and by `insert` into another store.
     Mutation: a call that returns has been written; a call that raises has changed nothing. A change is one write:
               whatever happens in the midst of it, the entry is as it was or as it should be.
     History:  nothing is lost but by `purge` and `forget_user`: an entry keeps every version it had, and one that was
@@ -94,6 +94,20 @@ class LongTermMemory(ABC):
 
         Raises:
             MemoryStoreError: blank content, metadata that is not JSON, or a failed write.
+        """
+
+    @abstractmethod
+    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+        """Take an entry over from another store, with its id and its history.
+
+        Args:
+            versions: oldest first, as `history` returns them; one at least.
+
+        Returns:
+            the entry, None when its last version is out of sight.
+
+        Raises:
+            MemoryStoreError: the id is no UUID or is taken, by whomever, or a version cannot be stored.
         """
 
     @abstractmethod
@@ -217,6 +231,32 @@ class LongTermMemory(ABC):
             f"A {type(self).__name__} cannot be pickled: a connection cannot travel. Keep its folder or URL "
             "and call LongTermMemory.open again on the other side."
         )
+
+
+def checked_versions(versions: Sequence[Version]) -> list[Version]:
+    """Return versions of which each can be stored.
+
+    Raises:
+        MemoryStoreError: there is none, or one has a content, metadata or time that cannot be stored.
+    """
+    if not versions:
+        raise MemoryStoreError("An entry has one version at least.")
+    return [
+        Version(
+            change=checked_text(version.change, "change"),
+            content=checked_text(version.content, "content"),
+            metadata=checked_metadata(version.metadata),
+            live=bool(version.live),
+            at=checked_text(version.at, "time of a version"),
+            by=checked_metadata(version.by),
+        )
+        for version in versions
+    ]
+
+
+def taken(memory_id: str) -> MemoryStoreError:
+    """Return the error for an id that cannot be given to another entry."""
+    return MemoryStoreError(f"The id {memory_id!r} is taken: add the entry in place of inserting it.")
 
 
 def before_last(history: Sequence[Version]) -> Version:

@@ -31,8 +31,10 @@ from agemem_dspy.memory.long_term import (
     checked_metadata,
     checked_text,
     checked_top_k,
+    checked_versions,
     checked_where,
     not_found,
+    taken,
 )
 from agemem_dspy.types import Embedder, Memory, Version
 
@@ -100,7 +102,21 @@ class QdrantMemory(LongTermMemory):
         kind = checked_text(memory_type, "memory_type")
         memory_id, vector = str(uuid.uuid4()), self._embed(content)
         first = {"memory_type": kind, "created_at": version.at, "seq": self._open_connection().tick()}
-        return self._write(memory_id, first, [version], vector)
+        return self._write(memory_id, first, [version], vector, new=True)
+
+    @override
+    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+        checked_id(id, self._user_id)
+        kept = checked_versions(versions)
+        kind = checked_text(memory_type, "memory_type")
+        vector = self._embed(kept[-1].content)
+        first = {"memory_type": kind, "created_at": kept[0].at}
+        with self._open_connection().exclusive():
+            known = self._connection.call(lambda client: client.retrieve(self._collection, [id], with_payload=False))
+            if known:
+                raise taken(id)
+            memory = self._write(id, {**first, "seq": self._connection.tick()}, kept, vector, new=True)
+        return memory if kept[-1].live else None
 
     @override
     def update(
@@ -327,14 +343,21 @@ class QdrantMemory(LongTermMemory):
         self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
 
     def _write(
-        self, memory_id: str, kept: Mapping[str, Any], versions: Sequence[Version], vector: list[float] | None = None
+        self,
+        memory_id: str,
+        kept: Mapping[str, Any],
+        versions: Sequence[Version],
+        vector: list[float] | None = None,
+        *,
+        new: bool = False,
     ) -> Memory:
         """Write an entry as its last version says, in one operation, and return it.
 
         Args:
             kept: a payload with what no change touches: memory_type, created_at, seq.
-            versions: all of them, oldest first; one means that the entry is new.
+            versions: all of them, oldest first.
             vector: of the content; None where the content stays as it was.
+            new: nothing may have the id yet.
         """
         now = versions[-1]
         payload = {
@@ -351,7 +374,7 @@ class QdrantMemory(LongTermMemory):
             "former": [dataclasses.asdict(version) for version in versions[:-1]],
         }
         # What another process changed or purged meanwhile must not be written over, nor come back.
-        seen = versions[-2].at if len(versions) > 1 else None
+        seen = None if new else versions[-2].at
         unchanged = self._filter(memory_id, removed=None, updated_at=seen)
         if vector is None:
             self._connection.call(
@@ -359,12 +382,12 @@ class QdrantMemory(LongTermMemory):
             )
         else:
             point = models.PointStruct(id=memory_id, vector=vector, payload=payload)
-            guard: dict[str, Any] = {}
-            if seen is not None:
+            guard: dict[str, Any] = {"update_mode": models.UpdateMode.INSERT_ONLY}
+            if not new:
                 guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
             self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
         # A server does not say whether it wrote.
-        if seen and self._connection.is_server and self._find(memory_id, removed=True)["updated_at"] != now.at:
+        if self._connection.is_server and not new and self._find(memory_id, removed=True)["updated_at"] != now.at:
             raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
         return _memory(memory_id, payload)
 

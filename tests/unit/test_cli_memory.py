@@ -83,7 +83,7 @@ def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     for text, label in ((vegan, "a=1"), (vegan, "a=1"), (vegan, "a=2"), ("Ü\u2028", "b=x")):
         agemem(capsys, "memory", "add", text, "--where", here, "--label", label)
     exported = agemem(capsys, "memory", "export", file, "--where", here, "--json")
-    assert exported.json["count"] == len(file.read_text("utf-8").rstrip("\n").split("\n")) == 4
+    assert exported.json["count"] == len(file.read_text("utf-8").rstrip("\n").split("\n")) - 1 == 4
 
     first = agemem(capsys, "memory", "import", file, "--where", there, "--json").json
     assert (first["added"], first["skipped"], len(first["ids"])) == (4, 0, 4)
@@ -97,9 +97,44 @@ def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         return [(memory["content"], memory["metadata"], memory["memory_type"]) for memory in memories]
 
     assert rows(there) == rows(here)
-    lost = next(iter(first["ids"].values()))
+    assert all(old == new for old, new in first["ids"].items())
+    lost = next(iter(first["ids"]))
     agemem(capsys, "memory", "forget", lost, "--where", there)
+    assert agemem(capsys, "memory", "import", file, "--where", there, "--json").json["added"] == 0
+    agemem(capsys, "memory", "purge", lost, "--where", there)
     assert agemem(capsys, "memory", "import", file, "--where", there, "--json").json["added"] == 1
+    to_bob = agemem(capsys, "memory", "import", file, "--where", there, "--user", "bob", "--json").json
+    assert to_bob["added"] == 4
+    assert not set(to_bob["ids"]) & set(to_bob["ids"].values())  # two users cannot have one id
+
+
+def test_histories_and_forgotten_entries_move_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "ana.jsonl"
+    ids = [agemem(capsys, "memory", "add", text, "--where", here).out.strip() for text in ("Lyon", "fish")]
+    agemem(capsys, "memory", "forget", ids[1], "--where", here)
+    agemem(capsys, "memory", "export", file, "--where", here)
+    agemem(capsys, "memory", "import", file, "--where", there)
+    for id in ids:
+        one, other = (
+            agemem(capsys, "memory", "history", id, "--where", where, "--json").json["versions"]
+            for where in (here, there)
+        )
+        assert one == other
+    assert contents(agemem(capsys, "memory", "list", "--where", there, "--json")) == ["Lyon"]
+    assert contents(agemem(capsys, "memory", "list", "--removed", "--where", there, "--json")) == ["fish"]
+
+
+def test_an_export_that_was_cut_or_changed_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "ana.jsonl"
+    for text in ("Lyon", "fish"):
+        agemem(capsys, "memory", "add", text, "--where", here)
+    agemem(capsys, "memory", "export", file, "--where", here)
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    for changed in (lines[1:], [lines[0].replace("Lyon", "Rome"), *lines[1:]]):
+        file.write_text("".join(changed), encoding="utf-8")
+        said = refused(agemem(capsys, "memory", "import", file, "--where", there))
+        assert f"{file}:{len(changed)}: the lines before are not those that were exported" in said
+        assert not there.exists()
 
 
 def test_a_user_without_memories_exports_and_imports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -118,6 +153,8 @@ def test_a_user_without_memories_exports_and_imports(capsys: pytest.CaptureFixtu
         ('{"content": " "}', "content is empty"),
         ('{"content": "x", "metadata": [1]}', "metadata must be a mapping"),
         ('{"content": "x", "memory_type": 3}', "memory_type must be a string"),
+        ('{"content": "x", "versions": [{"content": "x"}]}', "change"),
+        ('{"content": "x", "versions": [{"change": "add", "content": ""}]}', "content is empty"),
     ],
 )
 def test_a_malformed_line_is_named_and_nothing_is_imported(
