@@ -21,7 +21,7 @@ from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.resume import begun_before, digest_of, settings_of
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.training import TrainerConfig
-from agemem_dspy.optimizers.warm_start import WarmStart
+from agemem_dspy.optimizers.warm_start import WARM_START, WarmStart
 from agemem_dspy.policy.lm import policy_engine
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.saved import load_program, save_program
@@ -57,7 +57,7 @@ class AgeMemOptimizer(Teleprompter):
             `Budget`.
         seed: of the default phases: demos, task order, sampling, adapter weights.
         num_threads: episodes that the default phases play at once.
-        track_stats: the returned program carries `detailed_results`, the lines of all optimizer steps by phase.
+        track_stats: the returned program carries `detailed_results`, the lines of the default phases' steps by phase.
         log_dir: where each phase's program is saved as soon as it is finished, and `metrics.jsonl` written. What was
             stopped, whatever stopped it, goes on when it is compiled again: finished phases are read back.
         resume: False starts anew in a log_dir that has a run.
@@ -132,7 +132,7 @@ class AgeMemOptimizer(Teleprompter):
                     self.metric,
                     max_examples=examples,
                     keep_demos=self.demos == "keep",
-                    trainer=replace(WarmStart(self.metric).trainer, seed=seed),
+                    trainer=replace(WARM_START, seed=seed),
                     num_threads=threads,
                     seed=seed,
                     on_step=self._take,
@@ -190,7 +190,7 @@ class AgeMemOptimizer(Teleprompter):
                 self.interrupted = phase
                 logger.warning("the phase %s was interrupted; this is the program of the phase before it", phase)
                 break
-        if self.track_stats:
+        if self.track_stats and program is not student:
             program.detailed_results = self._lines
         return program
 

@@ -22,7 +22,7 @@ class Budget:
             each of the first two phases.
         max_steps: of GRPO; else as "light".
         max_minutes: of all phases together. The first two take what they need, GRPO what is left, and one step at
-            least.
+            least; its learning rate's course is laid out as for "heavy".
 
     Raises:
         ConfigurationError: several of them, one that is not positive, or an unknown `auto`.

@@ -32,6 +32,7 @@ from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.signatures import Transcript
 from agemem_dspy.types import Stage, Step
 
+WARM_START = TrainerConfig(learning_rate=5e-4)
 Situation = tuple[Stage, str]  # the stage, and the kind of the last message
 
 
@@ -70,7 +71,7 @@ class WarmStart(Teleprompter):
             raise ConfigurationError("max_examples, epochs and batch_size must be at least 1")
         self.metric, self.threshold, self.max_examples = metric, threshold, max_examples
         self.epochs, self.batch_size, self.num_threads = epochs, batch_size, num_threads
-        self.trainer = trainer or TrainerConfig(learning_rate=5e-4)
+        self.trainer = trainer or WARM_START
         self.keep_demos, self.seed, self.on_step = keep_demos, seed, on_step
 
     def compile(

@@ -32,17 +32,16 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "```",
         "",
     ]
-    metrics = {name: value for name, value in manifest["metrics"].items() if isinstance(value, int | float | Mapping)}
-    if metrics:
-        lines += ["| metric | mean | 95 % interval |", "|---|---|---|"]
-        lines += [_row(name, value) for name, value in metrics.items()]
-        lines.append("")
+    rows = [row for name, value in manifest["metrics"].items() if (row := _row(name, value))]
+    if rows:
+        lines += ["| metric | mean | 95 % interval |", "|---|---|---|", *rows, ""]
     made = ", ".join(f"{name} {found}" for name, found in manifest["packages"].items())
     lines.append(f"Made on {manifest['created']} with {made}. `manifest.json` has the settings and hashes.")
     return "\n".join(lines) + "\n"
 
 
 def _row(name: str, value: Any) -> str:
-    if isinstance(value, Mapping):
+    """Return the table's row of a number or of {"mean", "low", "high"}, "" for anything else."""
+    if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys():
         return f"| {name} | {value['mean']:.3f} | [{value['low']:.3f}, {value['high']:.3f}] |"
-    return f"| {name} | {value:.3f} | |"
+    return f"| {name} | {value:.3f} | |" if isinstance(value, int | float) else ""
