@@ -1,6 +1,6 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
-    python examples/demo.py                SmolLM2-135M; 16 minutes on two cores
+    python examples/demo.py                SmolLM2-135M; 15 minutes on two cores
     python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
 
 Every phase is scored on the same held-out episodes. The run directory holds config.json, results.json,
@@ -79,7 +79,7 @@ class DemoConfig:
     mistakes: float = 0.0
     verbatim: bool = True
     warm_learning_rate: float = 1e-3
-    max_steps: int = 16
+    max_steps: int = 15
     tasks_per_step: int = 2
     num_generations: int = 8
     temperature: float = 1.0

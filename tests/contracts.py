@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import itertools
 import pickle
 import threading
 import uuid
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.memory.lexical import LEXICAL, shared
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.types import Embedder, Version
 
@@ -219,9 +221,54 @@ class LongTermMemoryContract:
         query = "a hotel in Rome"
         vectors = store.embedder.embed([query, *texts])
         expected = sorted(zip((vectors[1:] @ vectors[0]).tolist(), texts, strict=True), reverse=True)[:3]
-        found = store.search(query)
+        found = store.search(query, mode="dense")
         assert [memory.content for memory in found] == [text for _, text in expected]
         assert [memory.score for memory in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+
+    def test_lexical_search_is_by_shared_words(self, store: LongTermMemory) -> None:
+        texts = ["The flight is QU247.", "flight flight flight to Rome", "nothing in common", "Flüge nach Rom"]
+        for text in texts:
+            store.add(text)
+        found = store.search("which flight, QU247?", top_k=10, mode="lexical")
+        assert [memory.content for memory in found] == texts[:2]  # the others share no word
+        assert [memory.content for memory in store.search("FLUGE", mode="lexical")] == texts[3:]
+        vectors = store.embedder.embed(["which flight, QU247?", texts[0]])
+        assert found[0].score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
+
+    def test_hybrid_search_adds_what_is_shared_in_words_to_the_cosine(self, store: LongTermMemory) -> None:
+        texts = [
+            f"note {number}: {word} at the {place}"
+            for number, (word, place) in enumerate(
+                itertools.product(("meeting", "dinner", "swim", "flight"), ("harbour", "office", "airport"))
+            )
+        ]
+        for text in texts:
+            store.add(text)
+        query = "dinner at the airport"
+        vectors = store.embedder.embed([query, *texts])
+        cosines = (vectors[1:] @ vectors[0]).tolist()
+        sums = [cosine + LEXICAL * shared(query, text) for cosine, text in zip(cosines, texts, strict=True)]
+        found = store.search(query, top_k=50)
+        by_text = dict(zip(texts, zip(sums, cosines, strict=True), strict=True))
+        assert [by_text[one.content][0] for one in found] == pytest.approx(sorted(sums, reverse=True), abs=1e-5)
+        assert [one.score for one in found] == pytest.approx([by_text[one.content][1] for one in found], abs=1e-5)
+        assert found[0].content.endswith("dinner at the airport")
+        assert [one.id for one in store.search(query, top_k=3)] == [one.id for one in found[:3]]
+
+    def test_a_changed_entry_is_found_by_its_new_words_alone(self, store: LongTermMemory) -> None:
+        memory = store.add("blue bicycle")
+        store.add("something else")
+        store.update(memory.id, "green umbrella")
+        assert [one.id for one in store.search("umbrella", mode="lexical")] == [memory.id]
+        assert store.search("bicycle", mode="lexical") == []
+        store.delete(memory.id)
+        assert store.search("umbrella", mode="lexical") == []
+        store.restore(memory.id)
+        assert [one.id for one in store.search("umbrella", mode="lexical")] == [memory.id]
+
+    def test_another_mode_is_refused(self, store: LongTermMemory) -> None:
+        with pytest.raises(MemoryStoreError, match="hybrid, dense, lexical, not 'exact'"):
+            store.search("a query", mode="exact")  # type: ignore[arg-type]
 
     def test_equal_scores_are_oldest_first_and_never_above_one(self, store: LongTermMemory) -> None:
         ids = [store.add("twice told tale").id for _ in range(3)]

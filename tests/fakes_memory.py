@@ -11,15 +11,19 @@ from typing import Any
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.embedder import embed_checked, similarity
+from agemem_dspy.memory.lexical import shared
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
+    SearchMode,
     before_last,
     checked_id,
     checked_metadata,
+    checked_mode,
     checked_text,
     checked_top_k,
     checked_versions,
     checked_where,
+    fit,
     not_found,
     taken,
 )
@@ -158,13 +162,26 @@ class InMemoryStore(LongTermMemory):
             raise not_found(id, self._user_id)
         return _copy(memory)
 
-    def search(self, query: str, top_k: int = 3, where: Mapping[str, Any] | None = None) -> list[Memory]:
+    def search(
+        self,
+        query: str,
+        top_k: int = 3,
+        where: Mapping[str, Any] | None = None,
+        *,
+        mode: SearchMode = "hybrid",
+    ) -> list[Memory]:
         checked_text(query, "query")
-        limit, wanted = checked_top_k(top_k), checked_where(where)
+        limit, wanted, way = checked_top_k(top_k), checked_where(where), checked_mode(mode)
         kept = [memory for memory in self.all() if all(_has(memory, key, value) for key, value in wanted.items())]
-        scores = similarity(self._embedder, query, [memory.content for memory in kept])
-        scored = [dataclasses.replace(memory, score=float(score)) for memory, score in zip(kept, scores, strict=True)]
-        return sorted(scored, key=lambda memory: -round(memory.score or 0.0, 6))[:limit]
+        cosines = similarity(self._embedder, query, [memory.content for memory in kept]).tolist()
+        shares = [shared(query, memory.content) for memory in kept]
+        found = [
+            (fit(cosine, share, way), dataclasses.replace(memory, score=cosine))
+            for memory, cosine, share in zip(kept, cosines, shares, strict=True)
+            if way != "lexical" or share > 0
+        ]
+        found.sort(key=lambda one: -round(one[0], 6))  # stable: equals stay oldest first
+        return [memory for _, memory in found[:limit]]
 
     def all(self) -> list[Memory]:
         with self._lock:

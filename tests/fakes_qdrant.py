@@ -20,7 +20,8 @@ Answer = Callable[[QdrantClient, str, dict[str, Any]], Any]
 
 
 def _create(client: QdrantClient, name: str, body: dict[str, Any]) -> bool:
-    return client.create_collection(name, vectors_config=models.VectorParams(**body["vectors"]))
+    request = models.CreateCollection(**body)
+    return client.create_collection(name, vectors_config=request.vectors, sparse_vectors_config=request.sparse_vectors)
 
 
 def _upsert(client: QdrantClient, name: str, body: dict[str, Any]) -> models.UpdateResult:
@@ -28,11 +29,8 @@ def _upsert(client: QdrantClient, name: str, body: dict[str, Any]) -> models.Upd
     return client.upsert(name, request.points, update_filter=request.update_filter, update_mode=request.update_mode)
 
 
-def _query(client: QdrantClient, name: str, body: dict[str, Any]) -> models.QueryResponse:
-    request = models.QueryRequest(**body)
-    return client.query_points(
-        name, query=request.query, query_filter=request.filter, limit=request.limit or 10, with_payload=True
-    )
+def _query(client: QdrantClient, name: str, body: dict[str, Any]) -> list[models.QueryResponse]:
+    return client.query_batch_points(name, models.QueryRequestBatch(**body).searches)
 
 
 def _scroll(client: QdrantClient, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +56,7 @@ ROUTES: list[tuple[str, str, Answer]] = [
     ("PUT", r"/collections/([^/]+)/points", _upsert),
     ("POST", r"/collections/([^/]+)/points", lambda client, name, body: client.retrieve(name, body["ids"])),
     ("PUT", r"/collections/([^/]+)/points/payload", _overwrite_payload),
-    ("POST", r"/collections/([^/]+)/points/query", _query),
+    ("POST", r"/collections/([^/]+)/points/query/batch", _query),
     ("POST", r"/collections/([^/]+)/points/scroll", _scroll),
     (
         "POST",

@@ -24,7 +24,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError, StoreLocked
 from agemem_dspy.types import Embedder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: words beside meaning, and every version of an entry
 MANIFEST = "agemem.json"
 SERVER_TIMEOUT_S = 10
 _Result = TypeVar("_Result")

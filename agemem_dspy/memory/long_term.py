@@ -14,13 +14,15 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.memory.lexical import LEXICAL
 from agemem_dspy.types import Embedder, Memory, Version
 
 MAX_TOP_K = 10_000
 Scalar = str | int | float | bool
+SearchMode = Literal["hybrid", "dense", "lexical"]
 
 
 class LongTermMemory(ABC):
@@ -35,8 +37,9 @@ class LongTermMemory(ABC):
               deleted is only out of sight. `by` is any mapping that says who made a change and why.
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
-    Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best
-              first, by cosine similarity, equals (to six digits) oldest first.
+    Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
+              six digits) oldest first: by cosine similarity ("dense"), by the share of the query's words that an
+              entry has ("lexical"), or by a weighted sum of both ("hybrid"; see `memory.lexical`).
     Filters:  `where` keeps entries whose metadata has an equal value under every key. A list in the
               metadata is equal to each of its items; 1 equals 1.0 but not True.
     Times:    ISO 8601, UTC, microseconds.
@@ -189,11 +192,20 @@ class LongTermMemory(ABC):
         """
 
     @abstractmethod
-    def search(self, query: str, top_k: int = 3, where: Mapping[str, Scalar] | None = None) -> list[Memory]:
-        """Return the `top_k` entries nearest to the query, best first, each with its cosine `score`.
+    def search(
+        self,
+        query: str,
+        top_k: int = 3,
+        where: Mapping[str, Scalar] | None = None,
+        *,
+        mode: SearchMode = "hybrid",
+    ) -> list[Memory]:
+        """Return the `top_k` entries that fit the query best, best first, each with its cosine `score`.
+
+        With "lexical", entries that share no word with the query are not found.
 
         Raises:
-            MemoryStoreError: blank query, `top_k` outside 1..10000, or a filter value that is no scalar.
+            MemoryStoreError: blank query, `top_k` outside 1..10000, a filter value that is no scalar, or another mode.
         """
 
     @abstractmethod
@@ -329,6 +341,24 @@ def checked_top_k(top_k: object) -> int:
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
         raise MemoryStoreError(f"top_k must be an integer from 1 to {MAX_TOP_K}, not {top_k!r}.")
     return top_k
+
+
+def checked_mode(mode: str) -> str:
+    """Return `mode` if it is a way to search.
+
+    Raises:
+        MemoryStoreError: it is not.
+    """
+    if mode not in get_args(SearchMode):
+        raise MemoryStoreError(f"mode must be one of {', '.join(get_args(SearchMode))}, not {mode!r}.")
+    return mode
+
+
+def fit(cosine: float, share: float, mode: str) -> float:
+    """Return what entries are ordered by in a mode, given their cosine similarity and the share of words."""
+    if mode == "hybrid":
+        return cosine + LEXICAL * share
+    return cosine if mode == "dense" else share
 
 
 def checked_id(memory_id: object, user_id: str) -> str:

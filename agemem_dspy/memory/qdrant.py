@@ -17,22 +17,27 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 from typing_extensions import override
 
 from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory.connection import QdrantConnection, connect, mismatch
+from agemem_dspy.memory.connection import SCHEMA_VERSION, QdrantConnection, connect, mismatch
 from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.lexical import query_vector, shared, text_vector
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
     Scalar,
+    SearchMode,
     before_last,
     checked_id,
     checked_metadata,
+    checked_mode,
     checked_text,
     checked_top_k,
     checked_versions,
     checked_where,
+    fit,
     not_found,
     taken,
 )
@@ -40,6 +45,8 @@ from agemem_dspy.types import Embedder, Memory, Version
 
 _PREFIX = "agemem-"
 _PAGE = 1000
+_MEANING, _WORDS = "meaning", "words"  # the vectors of a point
+_LOOKED_AT = 50  # least entries of each ranking that a hybrid search looks at
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -186,19 +193,45 @@ class QdrantMemory(LongTermMemory):
         return _memory(id, self._find(id))
 
     @override
-    def search(self, query: str, top_k: int = 3, where: Mapping[str, Scalar] | None = None) -> list[Memory]:
+    def search(
+        self,
+        query: str,
+        top_k: int = 3,
+        where: Mapping[str, Scalar] | None = None,
+        *,
+        mode: SearchMode = "hybrid",
+    ) -> list[Memory]:
         checked_text(query, "query")
-        limit = checked_top_k(top_k)
+        limit, checked = checked_top_k(top_k), checked_mode(mode)
         condition = self._filter(where=checked_where(where))
         connection = self._open_connection()
         vector = self._embed(query)
-        found = connection.call(
-            lambda client: client.query_points(
-                self._collection, query=vector, query_filter=condition, limit=limit, with_payload=True
+        # What is best in the sum is good in one of both; the best of both rankings are looked at.
+        looked_at = limit if checked != "hybrid" else max(_LOOKED_AT, 4 * limit)
+        asked: dict[str, Any] = {_MEANING: vector, _WORDS: _sparse(query_vector(query))}
+        ways = {"hybrid": (_MEANING, _WORDS), "dense": (_MEANING,), "lexical": (_WORDS,)}[checked]
+        requests = [
+            models.QueryRequest(
+                query=asked[way],
+                using=way,
+                filter=condition,
+                limit=looked_at,
+                with_payload=True,
+                with_vector=[_MEANING] if way == _WORDS else False,
             )
-        )
-        points = sorted(found.points, key=lambda point: (-round(point.score, 6), (point.payload or {}).get("seq", 0)))
-        return [_memory(str(point.id), point.payload or {}, min(1.0, max(-1.0, point.score))) for point in points]
+            for way in ways
+        ]
+        answers = connection.call(lambda client: client.query_batch_points(self._collection, requests))
+        found: dict[str, tuple[float, Memory, int]] = {}
+        for way, answer in zip(ways, answers, strict=True):
+            for point in answer.points:
+                payload = point.payload or {}
+                cosine = point.score if way == _MEANING else _cosine(vector, point.vector)
+                share = shared(query, payload["content"]) if way == _MEANING else point.score
+                memory = _memory(str(point.id), payload, min(1.0, max(-1.0, cosine)))
+                found.setdefault(memory.id, (fit(cosine, share, checked), memory, payload["seq"]))
+        best = sorted(found.values(), key=lambda one: (-round(one[0], 6), one[2]))
+        return [memory for _, memory, _ in best[:limit]]
 
     @override
     def all(self) -> list[Memory]:
@@ -244,9 +277,10 @@ class QdrantMemory(LongTermMemory):
             self._refuse_other_model()
 
     def _create(self, client: Any) -> None:
-        vectors = models.VectorParams(size=self._embedder.dimension, distance=models.Distance.COSINE)
+        vectors = {_MEANING: models.VectorParams(size=self._embedder.dimension, distance=models.Distance.COSINE)}
+        words = {_WORDS: models.SparseVectorParams()}
         try:
-            client.create_collection(self._collection, vectors_config=vectors)
+            client.create_collection(self._collection, vectors_config=vectors, sparse_vectors_config=words)
         except Exception:
             if not client.collection_exists(self._collection):  # else another process was quicker: good
                 raise
@@ -381,7 +415,8 @@ class QdrantMemory(LongTermMemory):
                 lambda client: client.overwrite_payload(self._collection, payload, points=unchanged, wait=True)
             )
         else:
-            point = models.PointStruct(id=memory_id, vector=vector, payload=payload)
+            both: Any = {_MEANING: vector, _WORDS: _sparse(text_vector(now.content))}
+            point = models.PointStruct(id=memory_id, vector=both, payload=payload)
             guard: dict[str, Any] = {"update_mode": models.UpdateMode.INSERT_ONLY}
             if not new:
                 guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
@@ -393,10 +428,19 @@ class QdrantMemory(LongTermMemory):
 
 
 def collection_name(embedder: Embedder) -> str:
-    """Return the collection of an embedding model: readable, and unique by a hash of name and dimension."""
+    """Return the collection of an embedding model: readable, and unique by a hash of name, dimension and layout."""
     slug = re.sub(r"[^a-z0-9]+", "-", embedder.name.lower()).strip("-")[:48]
-    digest = hashlib.sha256(f"{embedder.name}\n{embedder.dimension}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{embedder.name}\n{embedder.dimension}\n{SCHEMA_VERSION}".encode()).hexdigest()[:8]
     return f"{_PREFIX}{slug}-{embedder.dimension}-{digest}"
+
+
+def _sparse(weights: Mapping[int, float]) -> models.SparseVector:
+    return models.SparseVector(indices=list(weights), values=list(weights.values()))
+
+
+def _cosine(query: Sequence[float], vectors: Any) -> float:
+    """Return the similarity of a query to a point's vector; both have length 1."""
+    return float(np.dot(query, vectors[_MEANING]))
 
 
 def _equals(key: str, value: Scalar) -> models.FieldCondition:

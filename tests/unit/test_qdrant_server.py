@@ -62,9 +62,10 @@ def test_every_request_about_points_carries_the_user(server: QdrantServer) -> No
     assert first_write["points"][0]["payload"]["user_id"] == "ana"
     about_points.remove(first_write)
     assert len(about_points) >= 9
-    for body in about_points:
-        condition = body["update_filter"] if "points" in body else body["filter"]
-        assert mine in condition["must"]
+    for request in about_points:
+        for body in request.get("searches", [request]):
+            condition = body["update_filter"] if "points" in body else body["filter"]
+            assert mine in condition["must"]
 
 
 def test_a_lost_connection_is_tried_again(server: QdrantServer) -> None:
