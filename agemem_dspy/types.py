@@ -36,7 +36,7 @@ class StopReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """One long-term entry. `score` is a cosine similarity, set only on search results."""
+    """One long-term entry. `score` is a cosine similarity, set only on search results. Times are ISO 8601, UTC."""
 
     id: str
     content: str
@@ -44,6 +44,7 @@ class Memory:
     memory_type: str = "general"
     created_at: str = ""
     updated_at: str = ""
+    expires_at: str | None = None
     score: float | None = None
 
 
@@ -59,6 +60,7 @@ class Version:
     content: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     live: bool = True
+    expires_at: str | None = None
     at: str = ""
     by: Mapping[str, Any] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = asdict(value)
         elif name not in ("resume", "interrupted") and isinstance(value, str | int | float | bool | None):
-            found[name] = value
+            found[name] = value if not isinstance(value, float) or math.isfinite(value) else str(value)
     return found
 
 

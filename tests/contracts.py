@@ -182,6 +182,35 @@ class LongTermMemoryContract:
         with pytest.raises(MemoryStoreError, match="one version at least"):
             store.insert(str(uuid.uuid4()), [])
 
+    def test_what_has_expired_is_out_of_sight_and_can_be_purged(self, store: LongTermMemory) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        soon = (now + datetime.timedelta(days=1)).astimezone(datetime.timezone(datetime.timedelta(hours=5)))
+        kept = store.add("the code is 1234", expires_at=soon)
+        assert kept.expires_at == soon.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+        assert store.get(kept.id) == kept
+        over = store.add("the code was 4321", expires_at=(now - datetime.timedelta(seconds=1)).isoformat())
+        for call in (store.get, store.delete, lambda id: store.update(id, "again")):
+            with pytest.raises(MemoryNotFound, match=over.id):
+                call(over.id)
+        assert store.all() == [kept]
+        assert store.count() == 1
+        for mode in ("hybrid", "dense", "lexical"):
+            assert [one.id for one in store.search("the code", mode=mode)] == [kept.id]  # type: ignore[arg-type]
+        assert [version.expires_at for version in store.history(over.id)] == [over.expires_at]
+        assert store.update(kept.id, "the code is 5678").expires_at == kept.expires_at
+        assert store.update(kept.id, "the code is 5678", expires_at=None).expires_at is None
+        assert store.purge_expired() == 1
+        assert store.purge_expired() == 0
+        with pytest.raises(MemoryNotFound):
+            store.history(over.id)
+        assert store.count() == 1
+
+    @pytest.mark.parametrize("moment", ["tomorrow", "2027-01-31", datetime.datetime(2027, 1, 31), 12.5])
+    def test_a_time_needs_a_zone(self, store: LongTermMemory, moment: Any) -> None:
+        with pytest.raises(MemoryStoreError, match=r"2027-01-31T12:00:00\+00:00"):
+            store.add("a fact", expires_at=moment)
+        assert store.count() == 0
+
     def test_what_is_purged_leaves_nothing(self, store: LongTermMemory) -> None:
         seen, hidden, kept = store.add("seen"), store.add("hidden"), store.add("kept")
         store.delete(hidden.id)
@@ -370,6 +399,7 @@ class LongTermMemoryContract:
             store.removed,
             store.count,
             store.forget_user,
+            store.purge_expired,
             lambda: store.history(memory.id),
             lambda: store.undo(memory.id),
             lambda: store.purge(memory.id),

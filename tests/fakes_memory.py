@@ -7,18 +7,20 @@ import datetime
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.lexical import shared
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
+    Moment,
     SearchMode,
     before_last,
     checked_id,
     checked_metadata,
     checked_mode,
+    checked_moment,
     checked_text,
     checked_top_k,
     checked_versions,
@@ -62,8 +64,10 @@ class InMemoryStore(LongTermMemory):
         metadata: Mapping[str, Any] | None = None,
         memory_type: str = "general",
         *,
+        expires_at: Moment | None = None,
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
+        until = checked_moment(expires_at)
         memory = Memory(
             id=str(uuid.uuid4()),
             content=checked_text(content, "content"),
@@ -72,7 +76,12 @@ class InMemoryStore(LongTermMemory):
             created_at=_now(),
         )
         first = Version(
-            change="add", content=content, metadata=memory.metadata, at=memory.created_at, by=checked_metadata(by)
+            change="add",
+            content=content,
+            metadata=memory.metadata,
+            expires_at=until,
+            at=memory.created_at,
+            by=checked_metadata(by),
         )
         embed_checked(self._embedder, [content])
         return self._append(memory, [], first)
@@ -100,15 +109,18 @@ class InMemoryStore(LongTermMemory):
         content: str,
         metadata: Mapping[str, Any] | None = None,
         *,
+        expires_at: Moment | Literal["keep"] | None = "keep",
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
         checked_text(content, "content")
         changes, maker = checked_metadata(metadata), checked_metadata(by)
+        until = expires_at if expires_at == "keep" else checked_moment(expires_at)
         with self._lock:
             old = self.get(id)
             embed_checked(self._embedder, [content])
             merged = {**old.metadata, **changes}
-            version = Version(change="update", content=content, metadata=merged, at=_now(), by=maker)
+            end = old.expires_at if until == "keep" else until
+            version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
             return self._append(old, self.history(id), version)
 
     def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
@@ -123,6 +135,13 @@ class InMemoryStore(LongTermMemory):
 
     def removed(self) -> list[Memory]:
         return [_copy(memory) for memory, versions in self._entries().values() if not versions[-1].live]
+
+    def purge_expired(self) -> int:
+        with self._lock:
+            gone = [id for id, (memory, _) in self._entries().items() if _expired(memory)]
+            for id in gone:
+                del self._entries()[id]
+            return len(gone)
 
     def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
@@ -144,7 +163,9 @@ class InMemoryStore(LongTermMemory):
             return count
 
     def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
-        new = dataclasses.replace(memory, content=last.content, metadata=last.metadata, updated_at=last.at)
+        new = dataclasses.replace(
+            memory, content=last.content, metadata=last.metadata, updated_at=last.at, expires_at=last.expires_at
+        )
         with self._lock:
             self._entries()[memory.id] = (new, [*versions, last])
         return _copy(new)
@@ -158,7 +179,7 @@ class InMemoryStore(LongTermMemory):
 
     def get(self, id: str) -> Memory:
         memory, versions = self._find(id)
-        if not versions[-1].live:
+        if not versions[-1].live or _expired(memory):
             raise not_found(id, self._user_id)
         return _copy(memory)
 
@@ -185,7 +206,11 @@ class InMemoryStore(LongTermMemory):
 
     def all(self) -> list[Memory]:
         with self._lock:
-            return [_copy(memory) for memory, versions in self._entries().values() if versions[-1].live]
+            return [
+                _copy(memory)
+                for memory, versions in self._entries().values()
+                if versions[-1].live and not _expired(memory)
+            ]
 
     def count(self) -> int:
         return len(self.all())
@@ -201,6 +226,10 @@ class InMemoryStore(LongTermMemory):
         if self._closed:
             raise MemoryStoreError("The memory store is closed.")
         return self._users.setdefault(self._user_id, {})
+
+
+def _expired(memory: Memory) -> bool:
+    return memory.expires_at is not None and memory.expires_at <= _now()
 
 
 def _now() -> str:

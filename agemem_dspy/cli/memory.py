@@ -66,7 +66,8 @@ def show_memories(out: Output, memories: Sequence[Memory]) -> None:
         score = "" if memory.score is None else f"{memory.score:.3f}  "
         kind = "" if memory.memory_type == "general" else f"  ({memory.memory_type})"
         labels = f"  {json.dumps(memory.metadata, ensure_ascii=False)}" if memory.metadata else ""
-        out.say(f"{score}{memory.id}  {memory.content}{kind}{labels}")
+        until = f"  until {memory.expires_at}" if memory.expires_at else ""
+        out.say(f"{score}{memory.id}  {memory.content}{kind}{labels}{until}")
 
 
 def parse_labels(pairs: Sequence[str], option: str) -> dict[str, Any]:
@@ -129,12 +130,13 @@ def add(
     user: UserOption = "default",
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to keep with it; may be repeated.")] = None,
     kind: Annotated[str, typer.Option("--type", help="Kind of memory.")] = "general",
+    expires: Annotated[str | None, typer.Option(help="When it is over, such as 2027-01-31T12:00:00+00:00.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Remember one fact and print its id."""
     labels = parse_labels(label or (), "--label")
     with output(as_json) as out, open_memory(where, user, create=True) as store:
-        memory = store.add(content, labels, kind, by={"tool": "agemem memory add"})
+        memory = store.add(content, labels, kind, expires_at=expires, by={"tool": "agemem memory add"})
         out.say(memory.id)
         out.result({"user": user, "memory": asdict(memory)})
 
@@ -190,16 +192,21 @@ def undo(
 def purge(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids, as list or list --removed prints them.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything of this user.")] = False,
+    expired: Annotated[bool, typer.Option("--expired", help="What is over.")] = False,
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
     as_json: JsonFlag = False,
 ) -> None:
     """Remove memories for good, with their history; an unknown id stops the command before anything is removed."""
-    if bool(ids) == everything:
-        raise MemoryStoreError("give the ids to purge, or --all for everything of the user, and not both")
+    if bool(ids) + everything + expired != 1:
+        raise MemoryStoreError(
+            "give the ids to purge, or --expired for what is over, or --all for everything; one of them"
+        )
     with output(as_json) as out, open_memory(where, user, create=False) as store:
         if everything:
             count = store.forget_user()
+        elif expired:
+            count = store.purge_expired()
         else:
             known = list(dict.fromkeys(ids or ()))
             for one in known:

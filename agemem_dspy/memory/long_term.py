@@ -7,6 +7,7 @@ Importing this module loads no database client and no model; `open` does, when i
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from agemem_dspy.types import Embedder, Memory, Version
 
 MAX_TOP_K = 10_000
 Scalar = str | int | float | bool
+Moment = str | datetime.datetime
 SearchMode = Literal["hybrid", "dense", "lexical"]
 
 
@@ -40,6 +42,8 @@ class LongTermMemory(ABC):
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
               six digits) oldest first: by cosine similarity ("dense"), by the share of the query's words that an
               entry has ("lexical"), or by a weighted sum of both ("hybrid"; see `memory.lexical`).
+    Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `undo`, `purge`,
+              `purge_expired` and `forget_user`. An update keeps it, unless it names another.
     Filters:  `where` keeps entries whose metadata has an equal value under every key. A list in the
               metadata is equal to each of its items; 1 equals 1.0 but not True.
     Times:    ISO 8601, UTC, microseconds.
@@ -91,12 +95,16 @@ class LongTermMemory(ABC):
         metadata: Mapping[str, Any] | None = None,
         memory_type: str = "general",
         *,
+        expires_at: Moment | None = None,
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
         """Store a new entry and return it.
 
+        Args:
+            expires_at: a `datetime` with a time zone, or the ISO 8601 text of one; never when None.
+
         Raises:
-            MemoryStoreError: blank content, metadata that is not JSON, or a failed write.
+            MemoryStoreError: blank content, metadata that is not JSON, a time without a zone, or a failed write.
         """
 
     @abstractmethod
@@ -120,9 +128,13 @@ class LongTermMemory(ABC):
         content: str,
         metadata: Mapping[str, Any] | None = None,
         *,
+        expires_at: Moment | Literal["keep"] | None = "keep",
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
         """Replace the content of an entry in place, merge the metadata into its own, return it.
+
+        Args:
+            expires_at: as for `add`; "keep" leaves it as it is.
 
         Raises:
             MemoryNotFound: no entry with this id in this scope.
@@ -178,6 +190,10 @@ class LongTermMemory(ABC):
         Raises:
             MemoryNotFound: as for `history`.
         """
+
+    @abstractmethod
+    def purge_expired(self) -> int:
+        """Remove the entries of this user that have expired for good, with their histories; return how many."""
 
     @abstractmethod
     def forget_user(self) -> int:
@@ -245,6 +261,23 @@ class LongTermMemory(ABC):
         )
 
 
+def checked_moment(moment: object) -> str | None:
+    """Return a time as ISO 8601 in UTC with microseconds, None as it is.
+
+    Raises:
+        MemoryStoreError: no time, or one without a zone.
+    """
+    if moment is None:
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+        if isinstance(found, datetime.datetime) and found.tzinfo is not None:
+            return found.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+    except (ValueError, OverflowError):
+        pass  # falls through to the one error for everything that is no time
+    raise MemoryStoreError(f"expires_at must be a time with a zone, such as 2027-01-31T12:00:00+00:00, not {moment!r}.")
+
+
 def checked_versions(versions: Sequence[Version]) -> list[Version]:
     """Return versions of which each can be stored.
 
@@ -259,6 +292,7 @@ def checked_versions(versions: Sequence[Version]) -> list[Version]:
             content=checked_text(version.content, "content"),
             metadata=checked_metadata(version.metadata),
             live=bool(version.live),
+            expires_at=checked_moment(version.expires_at),
             at=checked_text(version.at, "time of a version"),
             by=checked_metadata(version.by),
         )

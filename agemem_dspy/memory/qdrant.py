@@ -15,7 +15,7 @@ import re
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from qdrant_client import models
@@ -27,12 +27,14 @@ from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.lexical import query_vector, shared, text_vector
 from agemem_dspy.memory.long_term import (
     LongTermMemory,
+    Moment,
     Scalar,
     SearchMode,
     before_last,
     checked_id,
     checked_metadata,
     checked_mode,
+    checked_moment,
     checked_text,
     checked_top_k,
     checked_versions,
@@ -97,12 +99,14 @@ class QdrantMemory(LongTermMemory):
         metadata: Mapping[str, Any] | None = None,
         memory_type: str = "general",
         *,
+        expires_at: Moment | None = None,
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
         version = Version(
             change="add",
             content=checked_text(content, "content"),
             metadata=checked_metadata(metadata),
+            expires_at=checked_moment(expires_at),
             at=_now(),
             by=checked_metadata(by),
         )
@@ -132,16 +136,19 @@ class QdrantMemory(LongTermMemory):
         content: str,
         metadata: Mapping[str, Any] | None = None,
         *,
+        expires_at: Moment | Literal["keep"] | None = "keep",
         by: Mapping[str, Any] | None = None,
     ) -> Memory:
         checked_text(content, "content")
         changes, maker = checked_metadata(metadata), checked_metadata(by)
+        until = None if expires_at == "keep" else checked_moment(expires_at)
         self._find(id)  # an unknown id should not cost an embedding
         vector = self._embed(content)
         with self._open_connection().exclusive():
             payload = self._find(id)
             merged = {**payload["metadata"], **changes}
-            version = Version(change="update", content=content, metadata=merged, at=_now(), by=maker)
+            end: str | None = payload.get("expires_at") if expires_at == "keep" else until
+            version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
             return self._write(id, payload, [*_versions(payload), version], vector)
 
     @override
@@ -179,6 +186,15 @@ class QdrantMemory(LongTermMemory):
         with self._open_connection().exclusive():
             self._find(id, removed=True)
             self._remove(self._filter(id, removed=None))
+
+    @override
+    def purge_expired(self) -> int:
+        condition = self._filter(removed=None)
+        condition.must = [*(condition.must or []), _expired()]
+        with self._open_connection().exclusive():
+            count = self._count(condition)
+            self._remove(condition)
+            return count
 
     @override
     def forget_user(self) -> int:
@@ -289,6 +305,8 @@ class QdrantMemory(LongTermMemory):
             client.create_payload_index(self._collection, "user_id", field_schema=tenant, wait=True)
             hidden = models.BoolIndexParams(type=models.BoolIndexType.BOOL)
             client.create_payload_index(self._collection, "removed", field_schema=hidden, wait=True)
+            moment = models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME)
+            client.create_payload_index(self._collection, "expires_at", field_schema=moment, wait=True)
 
     def _latest(self) -> int:
         """Return the greatest sequence number of the folder, all users, since its order is one."""
@@ -336,7 +354,7 @@ class QdrantMemory(LongTermMemory):
         hidden = models.FieldCondition(key="removed", match=models.MatchValue(value=True))
         if removed:
             conditions.append(hidden)
-        return models.Filter(must=conditions, must_not=[hidden] if removed is False else None)
+        return models.Filter(must=conditions, must_not=[hidden, _expired()] if removed is False else None)
 
     def _scroll(self, condition: models.Filter, offset: Any = None) -> tuple[list[models.Record], Any]:
         return self._connection.call(
@@ -402,6 +420,7 @@ class QdrantMemory(LongTermMemory):
             "memory_type": kept["memory_type"],
             "created_at": kept["created_at"],
             "updated_at": now.at,
+            "expires_at": now.expires_at,
             "change": now.change,
             "by": dict(now.by),
             "removed": not now.live,
@@ -434,6 +453,11 @@ def collection_name(embedder: Embedder) -> str:
     return f"{_PREFIX}{slug}-{embedder.dimension}-{digest}"
 
 
+def _expired() -> models.FieldCondition:
+    """Return the condition of entries whose time has passed."""
+    return models.FieldCondition(key="expires_at", range=models.DatetimeRange(lte=datetime.datetime.now(datetime.UTC)))
+
+
 def _sparse(weights: Mapping[int, float]) -> models.SparseVector:
     return models.SparseVector(indices=list(weights), values=list(weights.values()))
 
@@ -458,6 +482,7 @@ def _memory(memory_id: str, payload: Mapping[str, Any], score: float | None = No
         memory_type=payload["memory_type"],
         created_at=payload["created_at"],
         updated_at=payload["updated_at"],
+        expires_at=payload.get("expires_at"),
         score=score,
     )
 
@@ -469,6 +494,7 @@ def _versions(payload: Mapping[str, Any]) -> list[Version]:
         content=payload["content"],
         metadata=dict(payload["metadata"]),
         live=not payload.get("removed", False),
+        expires_at=payload.get("expires_at"),
         at=payload["updated_at"],
         by=dict(payload.get("by", {})),
     )

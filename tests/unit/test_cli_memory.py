@@ -40,13 +40,24 @@ def test_what_was_forgotten_comes_back_until_it_is_purged(capsys: pytest.Capture
     assert [version["live"] for version in versions] == [True, False, True]
     assert "no longer remembered" in agemem(capsys, "memory", "undo", ids[1], *where).out
 
-    assert "not both" in refused(agemem(capsys, "memory", "purge", *where))
-    assert "not both" in refused(agemem(capsys, "memory", "purge", ids[0], "--all", *where))
+    assert "give one of them" in refused(agemem(capsys, "memory", "purge", *where))
+    assert "give one of them" in refused(agemem(capsys, "memory", "purge", ids[0], "--all", *where))
     assert "no memory with the id" in refused(agemem(capsys, "memory", "purge", ids[1], "m1", *where))
     assert agemem(capsys, "memory", "purge", ids[1], *where, "--json").json["purged"] == 1
     assert "no memory with the id" in refused(agemem(capsys, "memory", "history", ids[1], *where))
     assert agemem(capsys, "memory", "purge", "--all", *where, "--json").json["purged"] == 1
     assert agemem(capsys, "memory", "list", "--removed", *where, "--json").json["memories"] == []
+
+
+def test_what_is_over_is_not_listed_and_can_be_purged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ("--where", tmp_path / "memories")
+    agemem(capsys, "memory", "add", "The code is 1234.", "--expires", "2001-01-01T00:00:00Z", *where)
+    agemem(capsys, "memory", "add", "The code is 5678.", "--expires", "2999-01-01T00:00:00Z", *where)
+    listed = agemem(capsys, "memory", "list", *where).out
+    assert listed.endswith("The code is 5678.  until 2999-01-01T00:00:00.000000+00:00\n")
+    assert listed.count("\n") == 1
+    assert agemem(capsys, "memory", "purge", "--expired", *where, "--json").json["purged"] == 1
+    assert "a time with a zone" in refused(agemem(capsys, "memory", "add", "x", "--expires", "tomorrow", *where))
 
 
 def test_add_list_search_forget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_what_every_request_filters_on_is_indexed_once(server: QdrantServer) -> 
     assert indexes == [
         {"field_name": "user_id", "field_schema": {"type": "keyword", "is_tenant": True}},
         {"field_name": "removed", "field_schema": {"type": "bool"}},
+        {"field_name": "expires_at", "field_schema": {"type": "datetime"}},
     ]
 
 
@@ -55,6 +56,7 @@ def test_every_request_about_points_carries_the_user(server: QdrantServer) -> No
         store.restore(memory.id)
         store.removed()
         store.purge(memory.id)
+        store.purge_expired()
         store.forget_user()
     mine = {"key": "user_id", "match": {"value": "ana"}}
     about_points = [body for _, path, body in server.requests if "/points" in path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,17 @@ def test_finished_phases_are_read_back(folder: Path, tmp_path: Path) -> None:
     assert [(line["phase"], line["step"]) for line in lines] == [
         ("prompts", -1), ("warm_start", -1), ("grpo", 2), ("grpo", 3), ("grpo", 4), ("grpo", -1),
     ]  # fmt: skip
+
+
+def test_a_threshold_of_minus_infinity_is_written_down(folder: Path, tmp_path: Path) -> None:
+    """It is no JSON number, and a manifest holds no other."""
+    metric = TokenReward()
+    warm = WarmStart(metric, threshold=-math.inf, trainer=TRAINER, num_threads=1)
+    optimizer = AgeMemOptimizer(metric, phases=("warm_start",), warm_start=warm, log_dir=tmp_path)
+    optimizer.compile(student(folder), trainset=TRAINSET)
+    manifest = json.loads((tmp_path / "warm_start" / "manifest.json").read_text())
+    assert manifest["settings"]["optimizer"]["threshold"] == "-inf"
+    assert manifest["settings"]["optimizer"]["trainer"]["learning_rate"] == TRAINER.learning_rate
 
 
 def test_what_another_run_left_behind_is_not_read_back(folder: Path, tmp_path: Path) -> None:
