@@ -1,8 +1,8 @@
 """The folder of a saved program: it appears complete or not at all, and what is read is what was written.
 
     program.json                the program: signature, wording, demos, settings
-    manifest.json               when, with which packages and base model, and the SHA-256 of every other file
-    README.md                   a model card for the hub
+    manifest.json               when, with which packages and base model, and the SHA-256 of every file but the card
+    README.md                   a model card for the hub, which may be edited
     reward.json                 optional: the reward it was compiled with
     adapter_model.safetensors   optional, with adapter_config.json: trained weights in PEFT's layout
 
@@ -83,7 +83,7 @@ def write_checkpoint(
             (partial / name).write_bytes(content)
         if write_adapter is not None:
             write_adapter(partial)
-        files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        files = {path.name: _sha256(path) for path in sorted(partial.iterdir()) if path.name != CARD}
         (partial / MANIFEST).write_bytes(_encode(MANIFEST, {"format": FORMAT, **manifest, "files": files}))
         for path in partial.iterdir():
             _flush(path)

@@ -7,6 +7,7 @@ AgeMemError
 ├── ModelError              a model or adapter that cannot be found, loaded or hashed
 ├── MemoryStoreError        the long-term store
 │   ├── MemoryNotFound      no entry with this id in this scope
+│   ├── MemoryExists        an entry with this id, which a new one cannot have
 │   ├── StoreLocked         another process holds the folder
 │   └── EmbedderMismatch    the store was built with another embedding model
 ├── ToolError               a policy's mistake; becomes an observation, never a crash
@@ -49,6 +50,10 @@ class MemoryNotFound(MemoryStoreError, KeyError):
 
     def __str__(self) -> str:
         return Exception.__str__(self)
+
+
+class MemoryExists(MemoryStoreError):
+    """An entry with this id is there already."""
 
 
 class StoreLocked(MemoryStoreError):

@@ -112,10 +112,9 @@ class MemoryToolkit:
 
     def alias(self, memory: Memory) -> str:
         """Return the short id under which the agent knows a memory."""
-        if memory.id not in self._alias_of:
-            alias = f"m{len(self._alias_of) + 1}"
-            self._alias_of[memory.id], self._id_of[alias] = alias, memory.id
-        return self._alias_of[memory.id]
+        alias = self._alias_of.setdefault(memory.id, f"m{len(self._alias_of) + 1}")
+        self._id_of[alias] = memory.id  # anew, when a deleted one was restored
+        return alias
 
     def recall(self, query: str, top_k: int) -> ToolEvent:
         """Retrieve on the system's behalf (stage 1); the event is marked automatic and earns nothing."""
@@ -205,7 +204,7 @@ class MemoryToolkit:
     def _maker(self, tool: str) -> dict[str, Any]:
         """Return what an entry's history says of a change: the tool, where it was called, what was said before it."""
         told = (m.content for m in reversed(self.short_term.messages) if m.kind in ("message", "question"))
-        said = next(told, None)
+        said = next(told, "").replace("\x00", "").encode(errors="ignore").decode()
         return {"tool": tool, "stage": int(self.stage), "turn": self.turn, "round": self.round, "said": said}
 
     def _retrieve(self, query: str, top_k: int, where: Mapping[str, Any]) -> _Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -57,7 +58,8 @@ class AgeMemOptimizer(Teleprompter):
             `Budget`.
         seed: of the default phases: demos, task order, sampling, adapter weights.
         num_threads: episodes that the default phases play at once.
-        track_stats: the returned program carries `detailed_results`, the lines of the default phases' steps by phase.
+        track_stats: the returned program carries `detailed_results`, the lines of the default phases' steps by phase;
+            of a run that goes on, those since then.
         log_dir: where each phase's program is saved as soon as it is finished, and `metrics.jsonl` written. What was
             stopped, whatever stopped it, goes on when it is compiled again: finished phases are read back.
         resume: False starts anew in a log_dir that has a run.
@@ -147,6 +149,7 @@ class AgeMemOptimizer(Teleprompter):
                     on_step=self._take,
                 )
             spent += min(examples, train) + (2 * val if phase == "prompts" else 0)
+        self.budget.check(phases, spent=spent - min(examples, train) * ("grpo" in phases))
         return found
 
     def compile(
@@ -172,6 +175,8 @@ class AgeMemOptimizer(Teleprompter):
             raise ConfigurationError("the training set is empty; pass at least one example")
         started = time.perf_counter()
         self.programs, self.interrupted, self._lines = {}, None, {}
+        if self.log_dir is not None and not self.resume:
+            shutil.rmtree(self.log_dir / "state", ignore_errors=True)  # of every phase, whichever this run comes to
         program = student
         phases = self.chosen_phases(student)
         for phase, optimizer in self.planned(phases, train=len(trainset), val=len(valset or ())).items():
@@ -188,7 +193,7 @@ class AgeMemOptimizer(Teleprompter):
                     self.on_phase(phase, program)
             except KeyboardInterrupt:
                 self.interrupted = phase
-                logger.warning("the phase %s was interrupted; this is the program of the phase before it", phase)
+                logger.warning("interrupted in the phase %s; this is the program of the last finished phase", phase)
                 break
         if self.track_stats and program is not student:
             program.detailed_results = self._lines

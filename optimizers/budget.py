@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,26 @@ class Budget:
         if self.max_metric_calls is not None:
             return max(1, min(32, self.max_metric_calls // 8))
         return AUTO[self.auto or "light"][0]
+
+    def check(self, phases: Sequence[str], *, spent: int) -> None:
+        """Raise where a budget would have no effect, or the phases before GRPO score more than it allows.
+
+        Args:
+            phases: all that are to run.
+            spent: trajectories that the first two score.
+
+        Raises:
+            ConfigurationError: says which and why.
+        """
+        for name in ("max_steps", "max_minutes"):
+            if getattr(self, name) is not None and "grpo" not in phases:
+                raise ConfigurationError(f"{name} bounds GRPO, which is not among the phases; leave it out")
+        if self.max_metric_calls is not None and spent > self.max_metric_calls:
+            scoring = ", ".join(phase for phase in phases if phase != "grpo")
+            raise ConfigurationError(
+                f"max_metric_calls={self.max_metric_calls} is less than the {spent} trajectories that the phases "
+                f"{scoring} score; raise it, or shorten the validation set"
+            )
 
     def grpo(self, *, spent: int) -> GRPOConfig:
         """Return what is left for GRPO after `spent` scored trajectories.

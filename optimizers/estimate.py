@@ -37,7 +37,10 @@ _COUNTED = 8  # examples that are demonstrated to count an episode's calls and t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseEstimate:
-    """One phase at its most; None where it cannot be known: another optimizer, the minutes of a remote LM or of TRL."""
+    """One phase, groups that tie and are played anew not counted.
+
+    None where it cannot be known: another optimizer, the minutes of a remote LM or of TRL.
+    """
 
     phase: str
     episodes: int | None = None
@@ -109,13 +112,26 @@ def estimate(
             rows.append(_row(phase, episode, taught * examples, trained=examples * optimizer.epochs))
         elif isinstance(optimizer, StepwiseGRPO):
             config = optimizer.config
-            played = config.max_steps * config.tasks_per_step * config.num_generations
-            scored = (1 + config.max_steps // config.validate_every) * validated if config.validate_every else 0
-            row = _row(phase, episode, played + scored, trained=played)
+            row = _grpo_row(phase, episode, config, validated, sum(row.minutes or 0.0 for row in rows))
             rows.append(replace(row, minutes=None) if isinstance(optimizer.trainer, TRLConfig) else row)
         else:
             rows.append(PhaseEstimate(phase=phase))
     return Estimate(phases=tuple(rows), memory_gib=None if engine is None else peak_memory_gib())
+
+
+def _grpo_row(phase: str, episode: Episode, config: GRPOConfig, validated: int, before: float) -> PhaseEstimate:
+    """Return a GRPO phase within its budgets, after so many minutes of other phases."""
+    step = config.tasks_per_step * config.num_generations
+    shared = validated / config.validate_every if config.validate_every else 0.0  # of a validation, by step
+    first = validated if config.validate_every else 0
+    steps = config.max_steps
+    if config.max_metric_calls is not None:
+        steps = min(steps, int((config.max_metric_calls - first) / (step + shared)))
+    row = _row(phase, episode, round(first + steps * (step + shared)), trained=steps * step)
+    if config.max_minutes is not None and row.minutes is not None and before + row.minutes > config.max_minutes:
+        steps = max(1, round(steps * max(0.0, config.max_minutes - before) / row.minutes))
+        row = _row(phase, episode, round(first + steps * (step + shared)), trained=steps * step)
+    return row
 
 
 def _row(phase: str, episode: Episode, played: int, *, trained: int = 0) -> PhaseEstimate:

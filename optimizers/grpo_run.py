@@ -56,7 +56,8 @@ class GRPORun:
         seconds_before: float = 0.0,
     ) -> None:
         self.config, self.metric, self.engine, self.valset, self.report = config, metric, engine, valset, report
-        self.rollouts, self.farmed = StepRollouts(config, metric, trainset), FarmedTerms()
+        reserved = len(valset) if config.validate_every else 0
+        self.rollouts, self.farmed = StepRollouts(config, metric, trainset, reserved=reserved), FarmedTerms()
         self.lm = student.get_lm()
         self.program = copy.deepcopy(student)
         self.program.set_lm(self.lm)
@@ -66,7 +67,7 @@ class GRPORun:
         self.learnt = False
         self.keep: Callable[[int], None] = lambda done: None
         self.started = self.begun = self.sampled = time.perf_counter()
-        self.earlier = seconds_before  # and those of the runs that this one takes up
+        self.before, self.earlier = seconds_before, 0.0  # of other phases, and of the runs that this one takes up
 
     def begin(self) -> None:
         """Score the policy as it is before the first step, when a validation set is to be played."""
@@ -87,7 +88,8 @@ class GRPORun:
         trainer.restore(tensors)
         self.engine.phrases.load(tensors["phrases"].numpy())
         self.rollouts.skip(values["taken"], values["scored"])
-        self.learnt, self.worse, self.earlier = values["learnt"], values["worse"], values["seconds"]
+        self.learnt, self.worse = values["learnt"], values["worse"]
+        self.before, self.earlier = values["before"], values["seconds"]
         if self.learnt:
             self._serve(trainer.weights())
         for terms in values["terms"]:
@@ -113,6 +115,7 @@ class GRPORun:
             "worse": self.worse,
             "scored": self.rollouts.scored,
             "seconds": self._seconds(),
+            "before": self.before,
             "terms": self.farmed.seen,
             "best_score": self.best_score if self.config.validate_every else None,
         }
@@ -183,8 +186,9 @@ class GRPORun:
 
     def _goes_on(self) -> bool:
         patient = self.config.patience is None or self.worse < self.config.patience
-        in_time = self.config.max_minutes is None or self._seconds() < 60 * self.config.max_minutes
-        return patient and in_time and self.rollouts.affords(self.config.tasks_per_step)
+        most = self.config.max_minutes
+        in_time = most is None or self.before + self._seconds() < 60 * most
+        return patient and in_time and self.rollouts.affords_a_step()
 
     def _seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.started

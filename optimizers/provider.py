@@ -27,7 +27,7 @@ from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import policy_engine
 
-_BATCHES = 256  # ids offered to dspy.GRPO a step: it fills all of them, so that no group is left for a later step
+_BATCHES = 256  # ids offered to dspy.GRPO a step; it repeats groups to fill them, and hands leftovers to the next step
 
 
 def trainable(lm: dspy.LM) -> dspy.LM:
@@ -110,16 +110,16 @@ class FinetuneJob(TrainingJob):
         """Return where the job stands."""
         if not self.done():
             return TrainingStatus.running
-        if self._stopped.is_set():
-            return TrainingStatus.cancelled
-        return TrainingStatus.failed if isinstance(self.result(), Exception) else TrainingStatus.succeeded
+        if not isinstance(self.result(), Exception):
+            return TrainingStatus.succeeded
+        return TrainingStatus.cancelled if self._stopped.is_set() else TrainingStatus.failed
 
 
 class GRPOJob(ReinforceJob):
     """Takes the groups of `dspy.GRPO`, one optimizer step for all groups of a call, and serves the new weights.
 
-    Log-probabilities of the sampler are computed anew from the text under the weights that it was sampled with. A group
-    that was trained on is not trained on again: DSPy repeats groups to fill the batches it is asked for.
+    Log-probabilities of the sampler are computed anew from the text under the weights that it was sampled with. What
+    DSPy repeats to fill its batches, and hands to the next step of what it repeated, is trained on once.
     """
 
     lm: dspy.LM
@@ -128,7 +128,7 @@ class GRPOJob(ReinforceJob):
         super().__init__(lm, dict(train_kwargs or {}))
         self.id = f"grpo-{uuid.uuid4().hex[:8]}"
         self.metrics: list[Mapping[str, float]] = []
-        self._seen: set[str] = set()
+        self._seen: set[str] = set()  # the groups of the step before
         self._next = 0
         self._status = TrainingStatus.not_started
 
@@ -161,21 +161,23 @@ class GRPOJob(ReinforceJob):
         if train_data_format != TrainDataFormat.GRPO_CHAT:
             raise ConfigurationError(f"a GRPO job takes groups in the format grpo_chat, not {train_data_format!r}")
         self._next += len(train_data)
-        calls = []
+        calls, now = [], set[str]()
         for batch in train_data:
             group = batch["group"]
             size = self.own["num_generations"]
             if size is not None and len(group) != size:
                 raise ConfigurationError(f"a group has {len(group)} completions, not num_generations={size}")
             text = json.dumps(group, sort_keys=True)
-            if text not in self._seen:
-                self._seen.add(text)
+            known = text in self._seen or text in now
+            now.add(text)
+            if not known:
                 advantages = group_advantages([one["reward"] for one in group], eps=self.own["eps"])
                 if advantages.any():
                     calls += [
                         replace(_sample(self.engine, one["messages"], one["completion"]), advantage=float(a))
                         for one, a in zip(group, advantages, strict=True)
                     ]
+        self._seen = now
         if calls:
             self._update(calls)
 

@@ -93,9 +93,11 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
     """Return the plain settings among an optimizer's attributes: numbers, texts and configurations."""
     found: dict[str, Any] = {"type": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"}
     for name, value in vars(optimizer).items():
+        if name.startswith("_") or name in ("resume", "interrupted"):
+            continue
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = asdict(value)
-        elif name not in ("resume", "interrupted") and isinstance(value, str | int | float | bool | None):
+        elif isinstance(value, str | int | float | bool | None):
             found[name] = value if not isinstance(value, float) or math.isfinite(value) else str(value)
     return found
 
@@ -103,7 +105,8 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
 def digest_of(value: Any) -> str:
     """Return a short digest of a program or of examples: what they are made of, not where they are in memory."""
     if isinstance(value, dspy.Module):
-        value = {"type": type(value).__name__, "state": value.dump_state()}
+        parts = [settings_of(part) for part in (value, getattr(value, "agent", None)) if part is not None]
+        value = {"settings": parts, "state": value.dump_state()}
     elif isinstance(value, Sequence) and not isinstance(value, str):
         value = [dict(one) if isinstance(one, dspy.Example) else one for one in value]
     text = json.dumps(value, sort_keys=True, default=lambda one: type(one).__qualname__)
@@ -134,7 +137,12 @@ def drop_lines_after(path: Path, phase: str, step: int) -> None:
         raise RunError(f"cannot write {path}: {error}; choose another log_dir") from error
 
 
-def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_changes(
+    folder: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    advice: str = "Choose another log_dir, or start this one anew with resume=False",
+) -> None:
     """Raise unless a folder's run has the settings wanted now.
 
     Raises:
@@ -147,10 +155,7 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
         if one.get(name) != other.get(name)
     ]
     if changed:
-        raise RunError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}. Choose another log_dir, or start this "
-            "one anew with resume=False"
-        )
+        raise RunError(f"{folder} holds a run with other settings: {'; '.join(changed)}. {advice}")
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

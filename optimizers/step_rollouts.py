@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import math
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,14 +30,18 @@ class StepRollouts:
         metric: scores the trajectories.
         trainset: the tasks.
 
-    `scored` counts the trajectories that were played, `taken` the tasks of the steps that were asked for.
+        reserved: trajectories that follow every step within `max_metric_calls`: a validation.
+
+    `scored` counts the trajectories and `taken` the tasks of the steps that were asked for.
     """
 
-    def __init__(self, config: GRPOConfig, metric: TrajectoryReward, trainset: Sequence[dspy.Example]) -> None:
-        self.config, self.metric = config, metric
+    def __init__(
+        self, config: GRPOConfig, metric: TrajectoryReward, trainset: Sequence[dspy.Example], *, reserved: int = 0
+    ) -> None:
+        self.config, self.metric, self.reserved = config, metric, reserved
         self.tasks = Tasks(trainset, config.seed)
         self.scored = self.taken = 0
-        self._ahead: tuple[int, Future[Played]] | None = None
+        self._ahead: Future[Played] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts") if config.overlap else None
 
     def skip(self, taken: int, scored: int) -> None:
@@ -47,25 +52,33 @@ class StepRollouts:
     def of_step(self, step: int, program: ThreeStageEpisode) -> Played:
         """Return a step's groups: those that were begun ahead, else played now by `program`."""
         ahead, self._ahead = self._ahead, None
-        played = ahead[1].result() if ahead is not None and ahead[0] == step else self._play_step(step, program)
+        groups, resampled = ahead.result() if ahead is not None else self._play_step(step, program, self._left())
         self.taken = self.tasks.taken
-        return played
+        self.scored += (self.config.tasks_per_step + resampled) * self.config.num_generations
+        return groups, resampled
 
     def begin(self, step: int, program: ThreeStageEpisode) -> None:
         """Play a step's tasks in the background with the program as it is now, if that is wanted and affordable."""
-        if self._thread is not None and step < self.config.max_steps and self.affords(self.config.tasks_per_step):
+        left = self._left() - self.reserved  # for the validation of the step that is trained on now
+        if self._thread is not None and step < self.config.max_steps and self._needed() <= left:
             frozen, context = copy.deepcopy(program), contextvars.copy_context()
-            self._ahead = step, self._thread.submit(context.run, self._play_step, step, frozen)
+            self._ahead = self._thread.submit(context.run, self._play_step, step, frozen, left)
 
     def close(self) -> None:
         """Wait for what plays in the background; its result is dropped."""
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def affords(self, tasks: int) -> bool:
-        """Tell whether so many more groups are within `max_metric_calls`."""
+    def affords_a_step(self) -> bool:
+        """Tell whether one more step is within `max_metric_calls`, or was begun already."""
+        return self._ahead is not None or self._needed() <= self._left()
+
+    def _needed(self) -> int:
+        return self.config.tasks_per_step * self.config.num_generations + self.reserved
+
+    def _left(self) -> float:
         most = self.config.max_metric_calls
-        return most is None or self.scored + tasks * self.config.num_generations <= most
+        return math.inf if most is None else most - self.scored
 
     def samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
         """Return the calls of groups with their advantages; those that tie are left out."""
@@ -87,11 +100,11 @@ class StepRollouts:
         )
         return [reward for group in groups for reward in group.rewards]
 
-    def _play_step(self, step: int, program: ThreeStageEpisode) -> Played:
+    def _play_step(self, step: int, program: ThreeStageEpisode, left: float) -> Played:
         groups, resampled = self._play(step, 0, program, self.config.tasks_per_step), 0
         for attempt in range(1, self.config.resample + 1):
             tied = [i for i, group in enumerate(groups) if not self.samples([group])]
-            if not tied or not self.affords(len(tied)):
+            if not tied or self._needed() + (resampled + len(tied)) * self.config.num_generations > left:
                 break
             for i, group in zip(tied, self._play(step, attempt, program, len(tied)), strict=True):
                 groups[i] = group
@@ -102,7 +115,6 @@ class StepRollouts:
         if self.config.curriculum != "joint":
             program = copy.deepcopy(program)
             program.stages = self.config.stages_at(step)
-        self.scored += count * self.config.num_generations
         return collect_groups(
             program,
             self.tasks.take(count),

@@ -147,10 +147,12 @@ class StepwiseGRPO(Teleprompter):
             raise ConfigurationError("the training set is empty; pass at least one example")
         if self.config.validate_every and not val:
             raise ConfigurationError("validate_every needs a validation set; pass valset, or set it to 0")
-        calls, step = self.config.max_metric_calls, self.config.tasks_per_step * self.config.num_generations
-        if self.config.validate_every and calls is not None and calls < val + step:
+        calls = self.config.max_metric_calls
+        least = 2 * val + self.config.tasks_per_step * self.config.num_generations
+        if self.config.validate_every and calls is not None and calls < least:
             raise ConfigurationError(
-                f"max_metric_calls={calls} does not cover a validation and a step, {val + step} together"
+                f"max_metric_calls={calls} does not cover a step and the validations before and after it, {least} "
+                "trajectories together"
             )
 
     def _settings(

@@ -147,6 +147,19 @@ class LongTermMemoryContract:
         assert (again.content, again.metadata) == ("green umbrella", {"k": 2})
         assert [one.change for one in store.history(memory.id)] == ["add", "update", "undo", "undo"]
 
+    def test_several_changes_can_be_undone_as_one(self, store: LongTermMemory) -> None:
+        memory = store.add("first")
+        store.update(memory.id, "second")
+        store.delete(memory.id)
+        undone = store.undo(memory.id, changes=2)
+        assert undone is not None
+        assert undone.content == "first"
+        assert [one.change for one in store.history(memory.id)] == ["add", "update", "delete", "undo"]
+        assert store.undo(memory.id, changes=4) is None
+        for changes in (0, 6):
+            with pytest.raises(MemoryStoreError, match=f"{changes} cannot be undone"):
+                store.undo(memory.id, changes=changes)
+
     def test_an_addition_can_be_undone(self, store: LongTermMemory) -> None:
         memory = store.add("a slip of the tongue")
         assert store.undo(memory.id) is None
@@ -304,6 +317,8 @@ class LongTermMemoryContract:
         found = store.search("twice told tale", top_k=3)
         assert [memory.id for memory in found] == ids
         assert all(memory.score is not None and memory.score <= 1.0 for memory in found)
+        for mode in ("hybrid", "dense", "lexical"):
+            assert [one.id for one in store.search("twice told tale", top_k=1, mode=mode)] == ids[:1]  # type: ignore[arg-type]
 
     def test_search_of_an_empty_store_finds_nothing(self, store: LongTermMemory) -> None:
         assert store.search("anything") == []

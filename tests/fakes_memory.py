@@ -16,7 +16,7 @@ from agemem_dspy.memory.long_term import (
     LongTermMemory,
     Moment,
     SearchMode,
-    before_last,
+    before,
     checked_id,
     checked_metadata,
     checked_mode,
@@ -143,11 +143,11 @@ class InMemoryStore(LongTermMemory):
                 del self._entries()[id]
             return len(gone)
 
-    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
+    def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
         with self._lock:
             memory, versions = self._find(id)
-            version = dataclasses.replace(before_last(versions), change="undo", at=_now(), by=maker)
+            version = dataclasses.replace(before(versions, changes), change="undo", at=_now(), by=maker)
             undone = self._append(memory, versions, version)
             return undone if version.live else None
 

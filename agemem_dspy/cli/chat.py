@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +110,8 @@ class _Conversation:
 
     def _undo(self) -> None:
         undone = []
-        for memory_id in reversed(self.changed):
-            memory = self.memory.undo(memory_id, by={"tool": "/undo"})
+        for memory_id, changes in reversed(Counter(self.changed).items()):
+            memory = self.memory.undo(memory_id, changes=changes, by={"tool": "/undo"})
             content = None if memory is None else memory.content
             undone.append({"id": memory_id, "content": content})
             self.out.say(f"  < undone: {content or 'it is no longer remembered'}", "dim")
@@ -132,12 +133,10 @@ class _Conversation:
             self.out.note(f"error: {error}")
             self.out.result({"turn": self.turns, "message": text, "error": str(error)})
             return
+        finally:
+            events = self.session.toolkit.events[seen:]
+            self.changed = [event.memory_ids[0] for event in events if event.ok and event.tool in CHANGES]
         answer = self.session.answer or {}
-        self.changed = [
-            event.memory_ids[0]
-            for event in self.session.toolkit.events[seen:]
-            if event.ok and event.tool in CHANGES and event.memory_ids
-        ]
         deeds = describe_deeds(self.session.toolkit.events[seen:])
         for kind, begins in (*DEEDS.values(), ("failed", "! failed")):
             for entry in deeds[kind]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
-from agemem_dspy.errors import DataError, MemoryStoreError, RunError
+from agemem_dspy.errors import DataError, MemoryExists, MemoryNotFound, MemoryStoreError, RunError
 
 if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
@@ -199,9 +200,7 @@ def purge(
 ) -> None:
     """Remove memories for good, with their history; an unknown id stops the command before anything is removed."""
     if bool(ids) + everything + expired != 1:
-        raise MemoryStoreError(
-            "give the ids to purge, or --expired for what is over, or --all for everything; one of them"
-        )
+        raise MemoryStoreError("give one of them: the ids to purge, --expired for what is over, --all for everything")
     with output(as_json) as out, open_memory(where, user, create=False) as store:
         if everything:
             count = store.forget_user()
@@ -282,9 +281,12 @@ def import_memories(
 def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
     """Store one line of an export and return its id: the one it had, unless it names none or somebody else has it."""
     if row.versions:
-        with contextlib.suppress(MemoryStoreError):  # an id that is taken
+        try:
             store.insert(row.id, row.versions, row.memory_type)
             return row.id
+        except (MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
+            store.insert(new := str(uuid.uuid4()), row.versions, row.memory_type)
+            return new
     maker = {"tool": "agemem memory import", "id": row.id}
     return store.add(row.content, row.metadata, row.memory_type, by=maker).id
 
@@ -300,7 +302,7 @@ def read_export(file: Path) -> list[ExportedMemory]:
     rows: list[ExportedMemory] = []
     if file.is_file() and not file.stat().st_size:
         return rows
-    before = ""
+    before, complete = "", False
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
@@ -310,9 +312,10 @@ def read_export(file: Path) -> list[ExportedMemory]:
             if isinstance(raw, dict) and set(raw) == {"count", "sha256"}:
                 if hashlib.sha256(before.encode()).hexdigest() != raw["sha256"] or len(rows) != raw["count"]:
                     raise DataError(
-                        f"{file}:{number}: the lines before are not those that were exported; export again, or remove "
-                        "this line if they were changed on purpose"
+                        f"{file}:{number}: the lines before are not those that were exported; export again or, if they "
+                        "were changed on purpose, remove this line and `versions` from the others"
                     )
+                complete = True
             elif not isinstance(raw, dict) or "content" not in raw:
                 raise DataError(
                     f"{file}:{number}: expected an object with `content`, as 'agemem memory export' writes it"
@@ -323,6 +326,8 @@ def read_export(file: Path) -> list[ExportedMemory]:
                 except (MemoryStoreError, TypeError) as error:
                     raise DataError(f"{file}:{number}: {error}") from error
         before += line + "\n"
+    if not complete and any(row.versions for row in rows):
+        raise DataError(f"{file}: the last line of the export, with its checksum, is missing; export again")
     return rows
 
 

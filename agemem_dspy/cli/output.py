@@ -92,7 +92,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        new.replace(path)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another --out"

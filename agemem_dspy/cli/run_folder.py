@@ -62,7 +62,8 @@ class RunFolder:
 
         noted, metrics = self.path / "config.json", self.path / "metrics.jsonl"
         if noted.is_file():
-            refuse_changes(self.path, read_json(noted), json.loads(json.dumps(config, default=str)))
+            wanted = json.loads(json.dumps(config, default=str))
+            refuse_changes(self.path, read_json(noted), wanted, f"Give a new folder, such as --out {self.path}-2")
             results = self.path / "results.json"
             if results.is_file():
                 self._before = {phase["name"]: phase for phase in read_json(results)["phases"]}
@@ -95,6 +96,8 @@ class RunFolder:
     ) -> None:
         """Record a finished phase with its scores on the validation examples, and write `results.json`."""
         seconds = self._before.get(name, {}).get("compile_seconds", time.perf_counter() - self._since)
+        if name == "grpo" and self._unfinished.get("phase") == name:
+            seconds = self._unfinished["seconds"]  # of the runs before this one too
         phase: dict[str, Any] = {"name": name, "compile_seconds": seconds}
         if name != "base":
             phase["program"] = str(self.path / name)

@@ -142,7 +142,8 @@ def compile_program(
         config = {
             "data": data or train, "val": val, "difficulty": difficulty, "train_examples": len(trainset),
             "val_examples": len(valset), "model": student.get_lm().model, "phases": chosen, "weights": weights,
-            "threads": threads, "seed": seed, "options": options,
+            "threads": threads, "seed": seed, "max_rounds": max_rounds, "max_tokens": max_tokens,
+            "program": str(program) if program is not None else None, "options": options,
         }  # fmt: skip
         if estimate:
             planned = build_optimizer(metric, chosen, options, threads=threads, seed=seed, folder=folder)

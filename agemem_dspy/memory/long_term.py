@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
-from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.errors import MemoryExists, MemoryNotFound, MemoryStoreError
 from agemem_dspy.memory.lexical import LEXICAL
 from agemem_dspy.types import Embedder, Memory, Version
 
@@ -40,8 +40,9 @@ class LongTermMemory(ABC):
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
-              six digits) oldest first: by cosine similarity ("dense"), by the share of the query's words that an
-              entry has ("lexical"), or by a weighted sum of both ("hybrid"; see `memory.lexical`).
+              six digits; among the first fifty at least) oldest first: by cosine similarity ("dense"), by the
+              share of the query's words that an entry has ("lexical"), or by a weighted sum of both ("hybrid"; see
+              `memory.lexical`).
     Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `undo`, `purge`,
               `purge_expired` and `forget_user`. An update keeps it, unless it names another.
     Filters:  `where` keeps entries whose metadata has an equal value under every key. A list in the
@@ -118,7 +119,8 @@ class LongTermMemory(ABC):
             the entry, None when its last version is out of sight.
 
         Raises:
-            MemoryStoreError: the id is no UUID or is taken, by whomever, or a version cannot be stored.
+            MemoryExists: the id is taken, by whomever.
+            MemoryStoreError: the id is no UUID, or a version cannot be stored.
         """
 
     @abstractmethod
@@ -162,14 +164,18 @@ class LongTermMemory(ABC):
         """Return the entries that were deleted, oldest first."""
 
     @abstractmethod
-    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
-        """Make an entry what it was before its last change, by a change of its own; undone twice, it is as before.
+    def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
+        """Make an entry what it was before its last changes, by a change of its own; undone twice, it is as before.
+
+        Args:
+            changes: how many of them.
 
         Returns:
             the entry; None when it is out of sight now, as after undoing an `add`.
 
         Raises:
             MemoryNotFound: as for `history`.
+            MemoryStoreError: it has had fewer changes.
         """
 
     def restore(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory:
@@ -300,14 +306,20 @@ def checked_versions(versions: Sequence[Version]) -> list[Version]:
     ]
 
 
-def taken(memory_id: str) -> MemoryStoreError:
+def taken(memory_id: str) -> MemoryExists:
     """Return the error for an id that cannot be given to another entry."""
-    return MemoryStoreError(f"The id {memory_id!r} is taken: add the entry in place of inserting it.")
+    return MemoryExists(f"The id {memory_id!r} is taken: insert the entry under another one.")
 
 
-def before_last(history: Sequence[Version]) -> Version:
-    """Return what an entry was before its last change; before it was added it was out of sight."""
-    return history[-2] if len(history) > 1 else dataclasses.replace(history[0], live=False)
+def before(history: Sequence[Version], changes: int) -> Version:
+    """Return what an entry was before its last changes; before it was added it was out of sight.
+
+    Raises:
+        MemoryStoreError: it has had fewer.
+    """
+    if not 1 <= changes <= len(history):
+        raise MemoryStoreError(f"The entry has had {len(history)} changes: {changes} cannot be undone.")
+    return history[-1 - changes] if changes < len(history) else dataclasses.replace(history[0], live=False)
 
 
 def checked_text(text: object, what: str) -> str:

@@ -30,7 +30,7 @@ from agemem_dspy.memory.long_term import (
     Moment,
     Scalar,
     SearchMode,
-    before_last,
+    before,
     checked_id,
     checked_metadata,
     checked_mode,
@@ -48,7 +48,7 @@ from agemem_dspy.types import Embedder, Memory, Version
 _PREFIX = "agemem-"
 _PAGE = 1000
 _MEANING, _WORDS = "meaning", "words"  # the vectors of a point
-_LOOKED_AT = 50  # least entries of each ranking that a hybrid search looks at
+_LOOKED_AT = 50  # least entries of each ranking that a search sorts
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -127,6 +127,10 @@ class QdrantMemory(LongTermMemory):
             if known:
                 raise taken(id)
             memory = self._write(id, {**first, "seq": self._connection.tick()}, kept, vector, new=True)
+            if self._connection.is_server:  # where another process may have been quicker
+                records, _ = self._scroll(self._filter(id, removed=None))
+                if not records or _versions(records[0].payload or {}) != kept:
+                    raise taken(id)
         return memory if kept[-1].live else None
 
     @override
@@ -168,16 +172,16 @@ class QdrantMemory(LongTermMemory):
         return self._listed(self._filter(removed=True))
 
     @override
-    def undo(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory | None:
+    def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
-        former = before_last(self.history(id))
+        former = before(self.history(id), changes)
         vector = self._embed(former.content)
         with self._open_connection().exclusive():
             payload = self._find(id, removed=True)
             versions = _versions(payload)
-            if before_last(versions).content != former.content:
+            if before(versions, changes).content != former.content:
                 raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
-            version = dataclasses.replace(before_last(versions), change="undo", at=_now(), by=maker)
+            version = dataclasses.replace(before(versions, changes), change="undo", at=_now(), by=maker)
             memory = self._write(id, payload, [*versions, version], vector)
             return memory if version.live else None
 
@@ -222,8 +226,7 @@ class QdrantMemory(LongTermMemory):
         condition = self._filter(where=checked_where(where))
         connection = self._open_connection()
         vector = self._embed(query)
-        # What is best in the sum is good in one of both; the best of both rankings are looked at.
-        looked_at = limit if checked != "hybrid" else max(_LOOKED_AT, 4 * limit)
+        looked_at = max(_LOOKED_AT, 4 * limit)
         asked: dict[str, Any] = {_MEANING: vector, _WORDS: _sparse(query_vector(query))}
         ways = {"hybrid": (_MEANING, _WORDS), "dense": (_MEANING,), "lexical": (_WORDS,)}[checked]
         requests = [
@@ -330,7 +333,9 @@ class QdrantMemory(LongTermMemory):
             if not name.startswith(_PREFIX) or name == self._collection:
                 continue
             if self._connection.call(lambda client, other=name: client.count(other, count_filter=condition).count):  # type: ignore[misc]
-                raise mismatch(str(self._where), f"of the collection {name!r}", self._embedder)
+                raise mismatch(
+                    str(self._where), f"or in the layout of the collection {name!r} of another version", self._embedder
+                )
 
     def _filter(
         self,
@@ -440,9 +445,10 @@ class QdrantMemory(LongTermMemory):
             if not new:
                 guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
             self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
-        # A server does not say whether it wrote.
-        if self._connection.is_server and not new and self._find(memory_id, removed=True)["updated_at"] != now.at:
-            raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
+        if self._connection.is_server and not new:  # it does not say whether it wrote
+            stored = _versions(self._find(memory_id, removed=True))
+            if all((one.at, one.change, one.content) != (now.at, now.change, now.content) for one in stored):
+                raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
         return _memory(memory_id, payload)
 
 

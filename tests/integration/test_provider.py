@@ -170,12 +170,15 @@ def test_a_group_is_trained_on_once_and_a_tie_not_at_all(engine: PolicyEngine) -
     job.step([told, told], TrainDataFormat.GRPO_CHAT)
     version = lm.model
     assert job.metrics[0]["tokens"] < 2 * len(engine.render(told["group"][0]["messages"]))
-    job.step([told, {"batch_id": 1, "group": group(0.5, 0.5)}], TrainDataFormat.GRPO_CHAT)
+    job.step([told, {"batch_id": 1, "group": group(0.5, 0.5)}], TrainDataFormat.GRPO_CHAT)  # DSPy's leftovers
     assert lm.model == version
     assert len(job.metrics) == 1
     offered = [job.get_status()["pending_batch_ids"] for _ in range(2)]
     assert offered[0] == offered[1]
     assert min(offered[0]) == 4
+    job.step([], TrainDataFormat.GRPO_CHAT)
+    job.step([told], TrainDataFormat.GRPO_CHAT)  # sampled again, as it happens with the same words
+    assert len(job.metrics) == 2
 
 
 def test_a_checkpoint_is_a_version_that_stays(engine: PolicyEngine) -> None:
@@ -198,6 +201,10 @@ def test_a_cancelled_fine_tuning_registers_nothing(engine: PolicyEngine) -> None
     assert job.status() is TrainingStatus.cancelled
     assert not engine.versions
     assert not job.cancel()
+    done = trainable(local_lm(engine)).finetune(conversations("red"), TrainDataFormat.CHAT, {"learning_rate": 1e-3})
+    done.result(timeout=60)
+    assert not done.cancel()
+    assert done.status() is TrainingStatus.succeeded
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,18 @@ def test_too_small_a_budget_says_what_is_needed() -> None:
         Budget(max_metric_calls=20).grpo(spent=12)
 
 
+def test_phases_that_cost_more_than_the_budget_are_refused() -> None:
+    optimizer = AgeMemOptimizer(TokenReward(), phases=("prompts",), max_metric_calls=40)
+    with pytest.raises(ConfigurationError, match=r"less than the 205 trajectories that the phases prompts score"):
+        optimizer.planned(("prompts",), train=9, val=100)
+    assert optimizer.planned(("prompts",), train=9, val=10)
+
+
 def test_what_would_have_no_effect_is_refused() -> None:
     metric = TokenReward()
+    for name in ("max_steps", "max_minutes"):
+        with pytest.raises(ConfigurationError, match=f"{name} bounds GRPO, which is not among the phases"):
+            AgeMemOptimizer(metric, **{name: 3}).planned(("prompts",), train=1, val=0)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="give this grpo its own"):
         AgeMemOptimizer(metric, auto="heavy", grpo=StepwiseGRPO(metric))
     with pytest.raises(ConfigurationError, match="demos is for the default warm start"):
@@ -99,19 +109,28 @@ class CountingReward(TokenReward):
         return super().terms(example, trajectory)
 
 
-@pytest.mark.parametrize("options", [{}, {"validate_every": 1}])
-def test_no_more_is_scored_than_max_metric_calls(folder: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("most", "steps", "options"),
+    [
+        (7, 3, {}),
+        (7, 2, {"validate_every": 1}),  # 1 + 2 + 1 + 2 + 1
+        (6, 1, {"validate_every": 1}),
+        (7, 3, {"overlap": True}),
+        (8, 4, {"overlap": True, "resample": 0}),
+    ],
+)
+def test_no_more_is_scored_than_max_metric_calls(folder: Path, most: int, steps: int, options: dict[str, Any]) -> None:
     metric, lines = CountingReward(), list[dict[str, Any]]()
-    config = GRPOConfig(max_steps=9, max_metric_calls=7, **SMALL, **options)
+    config = GRPOConfig(max_steps=9, max_metric_calls=most, **SMALL, **options)
     grpo = StepwiseGRPO(metric, config=config, trainer=TRAINER, on_step=lines.append)
     grpo.compile(student(folder), trainset=TRAINSET, valset=TRAINSET[:1])
-    assert len(metric.calls) <= 7
-    assert len(lines) == (2 if options else 3)  # 1 + 2 + 1 + 2 + 1 with validations
+    assert len(metric.calls) <= most
+    assert len(lines) == steps
 
 
 def test_a_validation_that_leaves_no_step_is_refused(folder: Path) -> None:
     config = GRPOConfig(max_metric_calls=4, validate_every=1, **SMALL)
-    with pytest.raises(ConfigurationError, match="does not cover a validation and a step, 5 together"):
+    with pytest.raises(ConfigurationError, match="does not cover .* 8 trajectories together"):
         StepwiseGRPO(TokenReward(), config=config).compile(student(folder), trainset=TRAINSET, valset=TRAINSET)
 
 
@@ -279,6 +298,17 @@ def test_an_estimate_counts_what_is_played(folder: Path) -> None:
     assert len(metric.calls) == len(TRAINSET) + 8  # demonstrated, and one task in K trajectories
     assert program.get_lm().model == "local/tiny"
     assert not program.get_lm().engine.versions
+
+
+def test_an_estimate_keeps_to_the_budget(folder: Path) -> None:
+    def grpo(**budget: Any) -> Any:
+        optimizer = AgeMemOptimizer(TokenReward(), phases=("grpo",), **budget)
+        return optimizer.estimate(student(folder), trainset=TRAINSET).phases[0]
+
+    assert grpo(max_metric_calls=40).episodes == 32
+    short = grpo(max_minutes=0.05)
+    assert short.episodes < 3200
+    assert short.minutes < 1
 
 
 def test_an_estimate_for_a_remote_lm_plays_nothing() -> None:

@@ -67,6 +67,32 @@ def test_undo_takes_back_what_the_last_turn_changed(capsys: pytest.CaptureFixtur
     assert undone["by"] == {"tool": "/undo"}
 
 
+def test_undo_takes_back_all_that_a_turn_did_to_one_memory(tmp_path: Path) -> None:
+    replies = [
+        step_reply(call("add_memory", content="Bo lives in Lyon."), call("add_memory", content="Bo likes tea.")),
+        step_reply(answer="Noted."),
+        step_reply(
+            call("update_memory", memory_id="m1", content="Bo lives in Nice."),
+            call("delete_memory", memory_id="m1", confirmation=True),
+            call("update_memory", memory_id="m2", content="Bo likes mate."),
+            call("update_memory", memory_id="m2", content="Bo likes water."),
+        ),
+        step_reply(answer="Changed."),
+        step_reply(call("update_memory", memory_id="m1", content="Bo lives in Rome.")),
+        step_reply(answer="Moved."),
+    ]
+    with scripted(*replies):
+        typed = (
+            "I am Bo, in Lyon, with tea.\nNice, forget it, mate, water.\n/undo\n/memory\nI moved to Rome.\n/memory\n"
+        )
+        said = chat(typed, tmp_path / "memories", "--json")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [one["content"] for one in lines[2]["undone"]] == ["Bo likes tea.", "Bo lives in Lyon."]
+    assert [one["content"] for one in lines[3]["memories"]] == ["Bo lives in Lyon.", "Bo likes tea."]
+    assert lines[4]["failed"] == []  # m1 is known again
+    assert [one["content"] for one in lines[5]["memories"]] == ["Bo lives in Rome.", "Bo likes tea."]
+
+
 def test_each_turn_shows_what_it_did_and_the_next_process_remembers(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -135,6 +135,19 @@ def test_histories_and_forgotten_entries_move_too(capsys: pytest.CaptureFixture[
     assert contents(agemem(capsys, "memory", "list", "--removed", "--where", there, "--json")) == ["fish"]
 
 
+def test_an_import_for_another_user_keeps_histories_and_what_was_forgotten(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where, file = ("--where", tmp_path / "memories"), tmp_path / "ana.jsonl"
+    ids = [agemem(capsys, "memory", "add", text, *where).out.strip() for text in ("Lyon", "fish")]
+    agemem(capsys, "memory", "forget", ids[1], *where)
+    agemem(capsys, "memory", "export", file, *where)
+    moved = agemem(capsys, "memory", "import", file, *where, "--user", "bob", "--json").json
+    assert contents(agemem(capsys, "memory", "list", *where, "--user", "bob", "--json")) == ["Lyon"]
+    told = agemem(capsys, "memory", "history", moved["ids"][ids[1]], *where, "--user", "bob", "--json")
+    assert [version["change"] for version in told.json["versions"]] == ["add", "delete"]
+
+
 def test_an_export_that_was_cut_or_changed_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "ana.jsonl"
     for text in ("Lyon", "fish"):
@@ -146,6 +159,10 @@ def test_an_export_that_was_cut_or_changed_is_refused(capsys: pytest.CaptureFixt
         said = refused(agemem(capsys, "memory", "import", file, "--where", there))
         assert f"{file}:{len(changed)}: the lines before are not those that were exported" in said
         assert not there.exists()
+    file.write_text("".join(lines[:-1]), encoding="utf-8")
+    assert "the last line of the export, with its checksum, is missing" in refused(
+        agemem(capsys, "memory", "import", file, "--where", there)
+    )
 
 
 def test_a_user_without_memories_exports_and_imports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

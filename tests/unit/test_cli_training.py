@@ -52,6 +52,8 @@ def test_compile_fills_a_run_folder_that_eval_plays(
     assert (run / "metrics.jsonl").read_bytes() == metrics
     other = refused(agemem(capsys, "compile", *words, "--seed", "1", "--threads", "2"))
     assert "holds a run with other settings: seed was 0, is 1; threads was 8, is 2" in other
+    assert f"such as --out {run}-2" in other
+    assert "max_rounds was 2, is 3" in refused(agemem(capsys, "compile", *words, "--max-rounds", "3"))
 
 
 def test_ctrl_c_leaves_the_weights_of_the_steps_that_were_done(

@@ -140,6 +140,27 @@ def test_an_entry_removed_meanwhile_does_not_come_back(server: QdrantServer, how
         assert rival.count() == 0
 
 
+def test_what_was_written_over_at_once_was_written(server: QdrantServer) -> None:
+    """Another process changes the entry between our write and our look at whether it was written."""
+    with (
+        LongTermMemory.open(server.url, embedder=EMBEDDER) as store,
+        LongTermMemory.open(server.url, embedder=EMBEDDER) as rival,
+    ):
+        memory = store.add("old content")
+        call, calls = store._connection.call, []
+
+        def slow(operation: Callable[[Any], Any]) -> Any:
+            calls.append(operation)
+            if len(calls) == 4:  # two looks, the write, then the look at what became of it
+                rival.update(memory.id, "theirs")
+            return call(operation)
+
+        store._connection.call = slow  # type: ignore[method-assign, assignment]
+        store.update(memory.id, "ours")
+        store._connection.call = call  # type: ignore[method-assign]
+        assert [version.content for version in store.history(memory.id)] == ["old content", "ours", "theirs"]
+
+
 def test_what_another_process_wrote_meanwhile_is_not_lost(server: QdrantServer) -> None:
     """It writes between the look at which we build the history and our write."""
     with (

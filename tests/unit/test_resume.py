@@ -169,6 +169,19 @@ def test_what_another_run_left_behind_is_not_read_back(folder: Path, tmp_path: P
     assert sha(composite(folder, tmp_path, [], seed=7)) == expected
 
 
+def test_a_run_that_began_anew_and_was_stopped_before_grpo_goes_on(folder: Path, tmp_path: Path) -> None:
+    composite(folder, tmp_path, [])
+    expected = sha(composite(folder, None, [], seed=7))
+
+    class Stopping(list[Any]):
+        def append(self, line: Any) -> None:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        composite(folder, tmp_path, Stopping(), resume=False, seed=7)
+    assert sha(composite(folder, tmp_path, [], seed=7)) == expected
+
+
 def test_a_damaged_state_is_an_error_that_says_what_to_remove(tmp_path: Path) -> None:
     state = PhaseState(tmp_path, "grpo", {"a": 1})
     assert state.load() is None
@@ -196,5 +209,8 @@ def test_a_digest_tells_what_a_program_is_and_not_which(folder: Path) -> None:
     one, other = student(folder), student(folder)
     assert digest_of(one) == digest_of(other)
     other.agent.step.demos = [dspy.Example(context="x", answer="y")]
+    assert digest_of(one) != digest_of(other)
+    other = student(folder)
+    other.agent.max_rounds += 1
     assert digest_of(one) != digest_of(other)
     assert digest_of(TRAINSET) == digest_of([example.copy() for example in TRAINSET]) != digest_of(TRAINSET[:2])

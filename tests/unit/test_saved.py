@@ -172,6 +172,8 @@ def test_the_card_is_one_that_the_hub_reads(saved: Path, engine: PolicyEngine) -
     assert "| reward | 0.500 | |" in card.text
     assert f"LoRA adapter of {engine.loaded.name}" in card.text
     assert str(saved) not in card.content
+    (saved / "README.md").write_text("Edited on the hub.\n")
+    am.load(saved)
     assert {path.suffix for path in saved.iterdir()} == {".json", ".md", ".safetensors"}
 
 
