@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import agemem_dspy as am
+from agemem_dspy.memory.checks import SearchMode
 from agemem_dspy.memory.lexical import words
-from agemem_dspy.memory.long_term import SearchMode
 from agemem_dspy.results import Interval
 
 ADVERSARIAL = 5

@@ -1,7 +1,7 @@
 """DSPy's own weight optimizers on the local engine: a `dspy.Provider` with its two jobs.
 
-`dspy.BootstrapFinetune` and `dspy.GRPO` prepare data and leave the training to the LM's provider. They hand over texts,
-not the tokens that were sampled; `StepwiseGRPO`, which trains on the tape, has no such loss.
+`dspy.BootstrapFinetune` and DSPy's `GRPO` prepare data and leave the training to the LM's provider. They hand over
+texts, not the tokens that were sampled; `StepwiseGRPO`, which trains on the tape, has no such loss.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import policy_engine
 
-_BATCHES = 256  # ids offered to dspy.GRPO a step; it repeats groups to fill them, and hands leftovers to the next step
+_BATCHES = (
+    256  # ids offered to DSPy's GRPO a step; it repeats groups to fill them, and hands leftovers to the next step
+)
 
 
 def trainable(lm: dspy.LM) -> dspy.LM:
     """Return a copy of a local LM that DSPy's weight optimizers can train.
 
     `train_kwargs` of `dspy.BootstrapFinetune` are the fields of `TrainerConfig`, `epochs` (1) and `batch_size` (8
-    calls); those of `dspy.GRPO` are the fields of `TrainerConfig`, `beta` (0), `clip` (0.2), `eps` (0.05) and `scale`
+    calls); those of DSPy's `GRPO` are the fields of `TrainerConfig`, `beta` (0), `clip` (0.2), `eps` (0.05) and `scale`
     ("token"), as in `GRPOConfig`. Programs need a chat adapter: `CompactAdapter` or `dspy.ChatAdapter`.
 
     Raises:
@@ -116,7 +118,7 @@ class FinetuneJob(TrainingJob):
 
 
 class GRPOJob(ReinforceJob):
-    """Takes the groups of `dspy.GRPO`, one optimizer step for all groups of a call, and serves the new weights.
+    """Takes the groups of DSPy's `GRPO`, one optimizer step for all groups of a call, and serves the new weights.
 
     Log-probabilities of the sampler are computed anew from the text under the weights that it was sampled with. What
     DSPy repeats to fill its batches, and hands to the next step of what it repeated, is trained on once.
@@ -144,7 +146,7 @@ class GRPOJob(ReinforceJob):
         )
         self.temperature = self.lm.kwargs.get("temperature") or 0.0
         if self.temperature <= 0:
-            raise ConfigurationError("dspy.GRPO samples with the LM's temperature, which is 0; set it above 0")
+            raise ConfigurationError("DSPy's GRPO samples with the LM's temperature, which is 0; set it above 0")
         self.trainer = PolicyTrainer(self.engine, config, start=self.engine.weights(self.lm.model))
         if self.own["beta"] > 0:
             self.trainer.set_reference()
@@ -156,7 +158,7 @@ class GRPOJob(ReinforceJob):
         """Take one optimizer step on the groups that are new and do not tie.
 
         Raises:
-            ConfigurationError: another format than that of `dspy.GRPO`, or a group of another size.
+            ConfigurationError: another format than that of DSPy's `GRPO`, or a group of another size.
         """
         if train_data_format != TrainDataFormat.GRPO_CHAT:
             raise ConfigurationError(f"a GRPO job takes groups in the format grpo_chat, not {train_data_format!r}")
@@ -200,7 +202,7 @@ class GRPOJob(ReinforceJob):
         self.lm.model = self.engine.register(f"grpo-{trained.sha256()[:10]}", trained)
 
     def get_status(self) -> GRPOStatus:
-        """Return what `dspy.GRPO` asks for before each step."""
+        """Return what DSPy's `GRPO` asks for before each step."""
         return GRPOStatus(
             job_id=self.id,
             status=self._status.value,

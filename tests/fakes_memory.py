@@ -10,13 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory.embedder import embed_checked, similarity
-from agemem_dspy.memory.lexical import shared
-from agemem_dspy.memory.long_term import (
-    LongTermMemory,
+from agemem_dspy.memory.checks import (
     Moment,
     SearchMode,
-    before,
     checked_id,
     checked_metadata,
     checked_mode,
@@ -25,10 +21,12 @@ from agemem_dspy.memory.long_term import (
     checked_top_k,
     checked_versions,
     checked_where,
-    fit,
     not_found,
     taken,
 )
+from agemem_dspy.memory.embedder import embed_checked, similarity
+from agemem_dspy.memory.lexical import ranking_score, shared
+from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.types import Embedder, Memory, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
@@ -147,7 +145,7 @@ class InMemoryStore(LongTermMemory):
         maker = checked_metadata(by)
         with self._lock:
             memory, versions = self._find(id)
-            version = dataclasses.replace(before(versions, changes), change="undo", at=_now(), by=maker)
+            version = dataclasses.replace(state_before(versions, changes), change="undo", at=_now(), by=maker)
             undone = self._append(memory, versions, version)
             return undone if version.live else None
 
@@ -197,7 +195,7 @@ class InMemoryStore(LongTermMemory):
         cosines = similarity(self._embedder, query, [memory.content for memory in kept]).tolist()
         shares = [shared(query, memory.content) for memory in kept]
         found = [
-            (fit(cosine, share, way), dataclasses.replace(memory, score=cosine))
+            (ranking_score(cosine, share, way), dataclasses.replace(memory, score=cosine))
             for memory, cosine, share in zip(kept, cosines, shares, strict=True)
             if way != "lexical" or share > 0
         ]

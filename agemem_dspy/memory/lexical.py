@@ -47,3 +47,10 @@ def shared(query: str, text: str) -> float:
     """Return the share of a query's words that a text has, by weight, from 0 to 1."""
     weights = query_vector(query)
     return sum(weights.get(index, 0.0) for index in text_vector(text))
+
+
+def ranking_score(cosine: float, share: float, mode: str) -> float:
+    """Return what entries are ordered by in a mode, given their cosine similarity and the share of words."""
+    if mode == "hybrid":
+        return cosine + LEXICAL * share
+    return cosine if mode == "dense" else share

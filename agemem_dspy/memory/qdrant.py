@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import os
-import re
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 from qdrant_client import models
 from typing_extensions import override
 
 from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory.connection import SCHEMA_VERSION, QdrantConnection, connect, mismatch
-from agemem_dspy.memory.embedder import embed_checked
-from agemem_dspy.memory.lexical import query_vector, shared, text_vector
-from agemem_dspy.memory.long_term import (
-    LongTermMemory,
+from agemem_dspy.memory.checks import (
     Moment,
     Scalar,
     SearchMode,
-    before,
     checked_id,
     checked_metadata,
     checked_mode,
@@ -39,17 +31,31 @@ from agemem_dspy.memory.long_term import (
     checked_top_k,
     checked_versions,
     checked_where,
-    fit,
     not_found,
     taken,
 )
+from agemem_dspy.memory.connection import QdrantConnection, connect, mismatch
+from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.lexical import query_vector, ranking_score, shared, text_vector
+from agemem_dspy.memory.long_term import LongTermMemory, state_before
+from agemem_dspy.memory.points import (
+    MEANING,
+    PREFIX,
+    WORDS,
+    collection_name,
+    condition,
+    cosine_of,
+    create_collection,
+    expired,
+    memory_of,
+    payload_of,
+    sparse,
+    versions_of,
+)
 from agemem_dspy.types import Embedder, Memory, Version
 
-_PREFIX = "agemem-"
 _PAGE = 1000
-_MEANING, _WORDS = "meaning", "words"  # the vectors of a point
 _LOOKED_AT = 50  # least entries of each ranking that a search sorts
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class QdrantMemory(LongTermMemory):
@@ -129,7 +135,7 @@ class QdrantMemory(LongTermMemory):
             memory = self._write(id, {**first, "seq": self._connection.tick()}, kept, vector, new=True)
             if self._connection.is_server:  # where another process may have been quicker
                 records, _ = self._scroll(self._filter(id, removed=None))
-                if not records or _versions(records[0].payload or {}) != kept:
+                if not records or versions_of(records[0].payload or {}) != kept:
                     raise taken(id)
         return memory if kept[-1].live else None
 
@@ -153,19 +159,19 @@ class QdrantMemory(LongTermMemory):
             merged = {**payload["metadata"], **changes}
             end: str | None = payload.get("expires_at") if expires_at == "keep" else until
             version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
-            return self._write(id, payload, [*_versions(payload), version], vector)
+            return self._write(id, payload, [*versions_of(payload), version], vector)
 
     @override
     def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
         maker = checked_metadata(by)
         with self._open_connection().exclusive():
             payload = self._find(id)
-            version = dataclasses.replace(_versions(payload)[-1], change="delete", live=False, at=_now(), by=maker)
-            self._write(id, payload, [*_versions(payload), version])
+            version = dataclasses.replace(versions_of(payload)[-1], change="delete", live=False, at=_now(), by=maker)
+            self._write(id, payload, [*versions_of(payload), version])
 
     @override
     def history(self, id: str) -> list[Version]:
-        return _versions(self._find(id, removed=True))
+        return versions_of(self._find(id, removed=True))
 
     @override
     def removed(self) -> list[Memory]:
@@ -174,14 +180,14 @@ class QdrantMemory(LongTermMemory):
     @override
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
-        former = before(self.history(id), changes)
+        former = state_before(self.history(id), changes)
         vector = self._embed(former.content)
         with self._open_connection().exclusive():
             payload = self._find(id, removed=True)
-            versions = _versions(payload)
-            if before(versions, changes).content != former.content:
+            versions = versions_of(payload)
+            if state_before(versions, changes).content != former.content:
                 raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
-            version = dataclasses.replace(before(versions, changes), change="undo", at=_now(), by=maker)
+            version = dataclasses.replace(state_before(versions, changes), change="undo", at=_now(), by=maker)
             memory = self._write(id, payload, [*versions, version], vector)
             return memory if version.live else None
 
@@ -194,7 +200,7 @@ class QdrantMemory(LongTermMemory):
     @override
     def purge_expired(self) -> int:
         condition = self._filter(removed=None)
-        condition.must = [*(condition.must or []), _expired()]
+        condition.must = [*(condition.must or []), expired()]
         with self._open_connection().exclusive():
             count = self._count(condition)
             self._remove(condition)
@@ -210,7 +216,7 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def get(self, id: str) -> Memory:
-        return _memory(id, self._find(id))
+        return memory_of(id, self._find(id))
 
     @override
     def search(
@@ -227,8 +233,8 @@ class QdrantMemory(LongTermMemory):
         connection = self._open_connection()
         vector = self._embed(query)
         looked_at = max(_LOOKED_AT, 4 * limit)
-        asked: dict[str, Any] = {_MEANING: vector, _WORDS: _sparse(query_vector(query))}
-        ways = {"hybrid": (_MEANING, _WORDS), "dense": (_MEANING,), "lexical": (_WORDS,)}[checked]
+        asked: dict[str, Any] = {MEANING: vector, WORDS: sparse(query_vector(query))}
+        ways = {"hybrid": (MEANING, WORDS), "dense": (MEANING,), "lexical": (WORDS,)}[checked]
         requests = [
             models.QueryRequest(
                 query=asked[way],
@@ -236,7 +242,7 @@ class QdrantMemory(LongTermMemory):
                 filter=condition,
                 limit=looked_at,
                 with_payload=True,
-                with_vector=[_MEANING] if way == _WORDS else False,
+                with_vector=[MEANING] if way == WORDS else False,
             )
             for way in ways
         ]
@@ -245,10 +251,10 @@ class QdrantMemory(LongTermMemory):
         for way, answer in zip(ways, answers, strict=True):
             for point in answer.points:
                 payload = point.payload or {}
-                cosine = point.score if way == _MEANING else _cosine(vector, point.vector)
-                share = shared(query, payload["content"]) if way == _MEANING else point.score
-                memory = _memory(str(point.id), payload, min(1.0, max(-1.0, cosine)))
-                found.setdefault(memory.id, (fit(cosine, share, checked), memory, payload["seq"]))
+                cosine = point.score if way == MEANING else cosine_of(vector, point.vector)
+                share = shared(query, payload["content"]) if way == MEANING else point.score
+                memory = memory_of(str(point.id), payload, min(1.0, max(-1.0, cosine)))
+                found.setdefault(memory.id, (ranking_score(cosine, share, checked), memory, payload["seq"]))
         best = sorted(found.values(), key=lambda one: (-round(one[0], 6), one[2]))
         return [memory for _, memory, _ in best[:limit]]
 
@@ -289,27 +295,12 @@ class QdrantMemory(LongTermMemory):
         if not joined:
             with connection.exclusive():
                 if not connection.call(lambda client: client.collection_exists(self._collection)):
-                    connection.call(self._create)
+                    size, server = self._embedder.dimension, connection.is_server
+                    connection.call(lambda client: create_collection(client, self._collection, size, server=server))
                 elif not connection.is_server:
                     connection.not_before(self._latest())
         if connection.is_server:
             self._refuse_other_model()
-
-    def _create(self, client: Any) -> None:
-        vectors = {_MEANING: models.VectorParams(size=self._embedder.dimension, distance=models.Distance.COSINE)}
-        words = {_WORDS: models.SparseVectorParams()}
-        try:
-            client.create_collection(self._collection, vectors_config=vectors, sparse_vectors_config=words)
-        except Exception:
-            if not client.collection_exists(self._collection):  # else another process was quicker: good
-                raise
-        if self._connection.is_server:
-            tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-            client.create_payload_index(self._collection, "user_id", field_schema=tenant, wait=True)
-            hidden = models.BoolIndexParams(type=models.BoolIndexType.BOOL)
-            client.create_payload_index(self._collection, "removed", field_schema=hidden, wait=True)
-            moment = models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME)
-            client.create_payload_index(self._collection, "expires_at", field_schema=moment, wait=True)
 
     def _latest(self) -> int:
         """Return the greatest sequence number of the folder, all users, since its order is one."""
@@ -330,36 +321,16 @@ class QdrantMemory(LongTermMemory):
         condition = self._filter()
         for found in self._connection.call(lambda client: client.get_collections().collections):
             name = found.name
-            if not name.startswith(_PREFIX) or name == self._collection:
+            if not name.startswith(PREFIX) or name == self._collection:
                 continue
             if self._connection.call(lambda client, other=name: client.count(other, count_filter=condition).count):  # type: ignore[misc]
                 raise mismatch(
                     str(self._where), f"or in the layout of the collection {name!r} of another version", self._embedder
                 )
 
-    def _filter(
-        self,
-        memory_id: str | None = None,
-        where: Mapping[str, Scalar] | None = None,
-        *,
-        removed: bool | None = False,
-        updated_at: str | None = None,
-    ) -> models.Filter:
-        """Return the condition that every call carries: this user, and what else is asked for.
-
-        Args:
-            removed: entries out of sight (True), in sight (False) or both (None).
-            updated_at: when they were changed last.
-        """
-        conditions: list[Any] = [] if memory_id is None else [models.HasIdCondition(has_id=[memory_id])]
-        conditions.append(models.FieldCondition(key="user_id", match=models.MatchValue(value=self._user_id)))
-        conditions.extend(_equals(key, value) for key, value in (where or {}).items())
-        if updated_at is not None:
-            conditions.append(models.FieldCondition(key="updated_at", match=models.MatchValue(value=updated_at)))
-        hidden = models.FieldCondition(key="removed", match=models.MatchValue(value=True))
-        if removed:
-            conditions.append(hidden)
-        return models.Filter(must=conditions, must_not=[hidden, _expired()] if removed is False else None)
+    def _filter(self, memory_id: str | None = None, **asked: Any) -> models.Filter:
+        """Return the condition that every call carries: this user, and what else is asked for; see `points`."""
+        return condition(self._user_id, memory_id, **asked)
 
     def _scroll(self, condition: models.Filter, offset: Any = None) -> tuple[list[models.Record], Any]:
         return self._connection.call(
@@ -379,7 +350,7 @@ class QdrantMemory(LongTermMemory):
                 if offset is None:
                     break
         records.sort(key=lambda record: (record.payload or {}).get("seq", 0))
-        return [_memory(str(record.id), record.payload or {}) for record in records]
+        return [memory_of(str(record.id), record.payload or {}) for record in records]
 
     def _count(self, condition: models.Filter) -> int:
         return self._open_connection().call(
@@ -417,20 +388,7 @@ class QdrantMemory(LongTermMemory):
             new: nothing may have the id yet.
         """
         now = versions[-1]
-        payload = {
-            "user_id": self._user_id,
-            "seq": kept["seq"],
-            "content": now.content,
-            "metadata": dict(now.metadata),
-            "memory_type": kept["memory_type"],
-            "created_at": kept["created_at"],
-            "updated_at": now.at,
-            "expires_at": now.expires_at,
-            "change": now.change,
-            "by": dict(now.by),
-            "removed": not now.live,
-            "former": [dataclasses.asdict(version) for version in versions[:-1]],
-        }
+        payload = payload_of(self._user_id, kept, versions)
         # What another process changed or purged meanwhile must not be written over, nor come back.
         seen = None if new else versions[-2].at
         unchanged = self._filter(memory_id, removed=None, updated_at=seen)
@@ -439,72 +397,17 @@ class QdrantMemory(LongTermMemory):
                 lambda client: client.overwrite_payload(self._collection, payload, points=unchanged, wait=True)
             )
         else:
-            both: Any = {_MEANING: vector, _WORDS: _sparse(text_vector(now.content))}
+            both: Any = {MEANING: vector, WORDS: sparse(text_vector(now.content))}
             point = models.PointStruct(id=memory_id, vector=both, payload=payload)
             guard: dict[str, Any] = {"update_mode": models.UpdateMode.INSERT_ONLY}
             if not new:
                 guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
             self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
         if self._connection.is_server and not new:  # it does not say whether it wrote
-            stored = _versions(self._find(memory_id, removed=True))
+            stored = versions_of(self._find(memory_id, removed=True))
             if all((one.at, one.change, one.content) != (now.at, now.change, now.content) for one in stored):
                 raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
-        return _memory(memory_id, payload)
-
-
-def collection_name(embedder: Embedder) -> str:
-    """Return the collection of an embedding model: readable, and unique by a hash of name, dimension and layout."""
-    slug = re.sub(r"[^a-z0-9]+", "-", embedder.name.lower()).strip("-")[:48]
-    digest = hashlib.sha256(f"{embedder.name}\n{embedder.dimension}\n{SCHEMA_VERSION}".encode()).hexdigest()[:8]
-    return f"{_PREFIX}{slug}-{embedder.dimension}-{digest}"
-
-
-def _expired() -> models.FieldCondition:
-    """Return the condition of entries whose time has passed."""
-    return models.FieldCondition(key="expires_at", range=models.DatetimeRange(lte=datetime.datetime.now(datetime.UTC)))
-
-
-def _sparse(weights: Mapping[int, float]) -> models.SparseVector:
-    return models.SparseVector(indices=list(weights), values=list(weights.values()))
-
-
-def _cosine(query: Sequence[float], vectors: Any) -> float:
-    """Return the similarity of a query to a point's vector; both have length 1."""
-    return float(np.dot(query, vectors[_MEANING]))
-
-
-def _equals(key: str, value: Scalar) -> models.FieldCondition:
-    path = f"metadata.{key}" if _PLAIN_KEY.match(key) else f'metadata."{key}"'
-    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 2**53):  # a range would round it
-        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
-    return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))  # 1 and 1.0 are equal
-
-
-def _memory(memory_id: str, payload: Mapping[str, Any], score: float | None = None) -> Memory:
-    return Memory(
-        id=memory_id,
-        content=payload["content"],
-        metadata=dict(payload["metadata"]),
-        memory_type=payload["memory_type"],
-        created_at=payload["created_at"],
-        updated_at=payload["updated_at"],
-        expires_at=payload.get("expires_at"),
-        score=score,
-    )
-
-
-def _versions(payload: Mapping[str, Any]) -> list[Version]:
-    """Return an entry's versions; what was written before versions were kept has one."""
-    last = Version(
-        change=payload.get("change", "add"),
-        content=payload["content"],
-        metadata=dict(payload["metadata"]),
-        live=not payload.get("removed", False),
-        expires_at=payload.get("expires_at"),
-        at=payload["updated_at"],
-        by=dict(payload.get("by", {})),
-    )
-    return [*(Version(**former) for former in payload.get("former", ())), last]
+        return memory_of(memory_id, payload)
 
 
 def _now() -> str:

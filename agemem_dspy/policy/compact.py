@@ -100,7 +100,7 @@ def _parse_calls(body: str, notes: list[str]) -> tuple[list[dict[str, Any]], int
 class CompactAdapter(dspy.ChatAdapter):
     """Renders an agent step as chat turns and tags; any other signature in plain lines.
 
-    It is a `dspy.ChatAdapter`, the kind that `dspy.GRPO` and `dspy.BootstrapFinetune` take, without its second try as
+    It is a `dspy.ChatAdapter`, the kind that DSPy's `GRPO` and `dspy.BootstrapFinetune` take, without its second try as
     JSON: a step that does not parse is the policy's own, and is scored.
 
     Demos are replayed as user and assistant turns before the conversation; a demo that lacks the input or the

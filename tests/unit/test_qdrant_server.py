@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
+from agemem_dspy.memory.qdrant import QdrantMemory
 
 EMBEDDER = HashEmbedder()
 
@@ -140,6 +141,20 @@ def test_an_entry_removed_meanwhile_does_not_come_back(server: QdrantServer, how
         assert rival.count() == 0
 
 
+def racing(store: LongTermMemory, rival: Callable[[], object], *, at: int) -> None:
+    """Let somebody else act just before the store's request number `at` from now."""
+    assert isinstance(store, QdrantMemory)
+    call, requests = store._connection.call, []
+
+    def slow(operation: Callable[[Any], Any]) -> Any:
+        requests.append(operation)
+        if len(requests) == at:
+            rival()
+        return call(operation)
+
+    store._connection.call = slow  # type: ignore[method-assign, assignment]
+
+
 def test_what_was_written_over_at_once_was_written(server: QdrantServer) -> None:
     """Another process changes the entry between our write and our look at whether it was written."""
     with (
@@ -147,18 +162,9 @@ def test_what_was_written_over_at_once_was_written(server: QdrantServer) -> None
         LongTermMemory.open(server.url, embedder=EMBEDDER) as rival,
     ):
         memory = store.add("old content")
-        call, calls = store._connection.call, []
-
-        def slow(operation: Callable[[Any], Any]) -> Any:
-            calls.append(operation)
-            if len(calls) == 4:  # two looks, the write, then the look at what became of it
-                rival.update(memory.id, "theirs")
-            return call(operation)
-
-        store._connection.call = slow  # type: ignore[method-assign, assignment]
+        racing(store, lambda: rival.update(memory.id, "theirs"), at=4)  # two looks, the write, another look
         store.update(memory.id, "ours")
-        store._connection.call = call  # type: ignore[method-assign]
-        assert [version.content for version in store.history(memory.id)] == ["old content", "ours", "theirs"]
+        assert [version.content for version in rival.history(memory.id)] == ["old content", "ours", "theirs"]
 
 
 def test_what_another_process_wrote_meanwhile_is_not_lost(server: QdrantServer) -> None:
@@ -168,16 +174,7 @@ def test_what_another_process_wrote_meanwhile_is_not_lost(server: QdrantServer) 
         LongTermMemory.open(server.url, embedder=EMBEDDER) as rival,
     ):
         memory = store.add("old content")
-        call, calls = store._connection.call, []
-
-        def slow(operation: Callable[[Any], Any]) -> Any:
-            calls.append(operation)
-            if len(calls) == 3:  # two looks, then the write
-                rival.update(memory.id, "theirs")
-            return call(operation)
-
-        store._connection.call = slow  # type: ignore[method-assign, assignment]
+        racing(store, lambda: rival.update(memory.id, "theirs"), at=3)
         with pytest.raises(MemoryStoreError, match="changed by another process"):
             store.update(memory.id, "ours")
-        store._connection.call = call  # type: ignore[method-assign]
-        assert [version.content for version in store.history(memory.id)] == ["old content", "theirs"]
+        assert [version.content for version in rival.history(memory.id)] == ["old content", "theirs"]
