@@ -10,6 +10,7 @@ AgeMemError
 │   ├── MemoryExists        an entry with this id, which a new one cannot have
 │   ├── StoreLocked         another process holds the folder
 │   └── EmbedderMismatch    the store was built with another embedding model
+├── WorldError              an environment used out of turn, or one whose backend failed
 ├── ToolError               a policy's mistake; becomes an observation, never a crash
 ├── RewardError             a reward term or judge raised; names the term
 ├── TrainingError           a training run that cannot learn; says what may help
@@ -62,6 +63,10 @@ class StoreLocked(MemoryStoreError):
 
 class EmbedderMismatch(MemoryStoreError):
     """The store was built with another embedding model."""
+
+
+class WorldError(AgeMemError):
+    """An environment used out of turn (before reset, after the end, closed), or one whose backend failed."""
 
 
 class ToolError(AgeMemError):

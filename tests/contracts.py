@@ -2,6 +2,7 @@
 
 A subclass of `LongTermMemoryContract` provides `store`, empty, opened for the user "ana" with a `HashEmbedder`.
 A subclass of `EmbedderContract` provides `embedder`.
+A subclass of `EnvironmentContract` provides `environment`, made with `max_steps` enough for its solution, never reset.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import itertools
 import pickle
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agemem_dspy.errors import MemoryNotFound, MemoryStoreError
+from agemem_dspy.environments import Environment, Observation, StepResult
+from agemem_dspy.errors import MemoryNotFound, MemoryStoreError, WorldError
 from agemem_dspy.memory.lexical import LEXICAL, shared
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.types import Embedder, Version
@@ -481,3 +483,97 @@ class EmbedderContract:
     def test_it_can_be_copied(self, embedder: Embedder) -> None:
         twin = copy.deepcopy(embedder)
         np.testing.assert_array_equal(twin.embed(["a text"]), embedder.embed(["a text"]))
+
+
+class EnvironmentContract:
+    """The promises in the docstring of `Environment`."""
+
+    seed = 7
+
+    def begin(self, environment: Environment) -> Observation:
+        return environment.reset(self.seed)
+
+    def replay(self, environment: Environment, actions: Iterable[str]) -> list[StepResult]:
+        self.begin(environment)
+        return [environment.step(action) for action in actions]
+
+    def test_it_says_what_it_is(self, environment: Environment) -> None:
+        assert ":" in environment.name
+        assert environment.rules
+        assert all(rule == rule.strip() and rule.endswith(".") for rule in environment.rules)
+        assert self.begin(environment).text.strip()
+        assert environment.goal.strip()
+
+    def test_the_experts_actions_reach_the_goal(self, environment: Environment) -> None:
+        first = self.begin(environment)
+        before = environment.last
+        assert (before.observation, before.reward, before.done, environment.steps) == (first, 0.0, False, 0)
+        assert 0.0 <= before.progress < 1.0
+        actions = environment.solution()
+        assert environment.last is before
+        results = self.replay(environment, actions)
+        assert results[-1].success
+        assert results[-1].done
+        assert not any(result.success or result.done for result in results[:-1])
+        shares = [before.progress, *(result.progress for result in results)]
+        assert shares == sorted(shares)
+        assert environment.last is results[-1]
+        assert environment.steps == len(actions)
+
+    def test_a_seed_gives_the_same_episode_again(self, environment: Environment) -> None:
+        first = self.begin(environment)
+        goal, actions = environment.goal, environment.solution()
+        results = self.replay(environment, actions)
+        assert self.begin(environment) == first
+        assert (environment.goal, environment.solution()) == (goal, actions)
+        assert self.replay(environment, actions) == results
+
+    def test_an_action_that_there_is_not_changes_nothing(self, environment: Environment) -> None:
+        self.begin(environment)
+        actions = environment.solution()
+        expected = self.replay(environment, actions)
+        for result, wrong in zip(
+            self.replay(environment, ["xyzzy", "", "go to the \x00 moon", "look " * 500]),
+            ["xyzzy", "''", "moon", "look"],
+            strict=True,
+        ):
+            assert "not possible" in result.observation.text
+            assert wrong in result.observation.text
+            assert (result.reward, result.progress, result.done) == (0.0, environment.last.progress, False)
+        assert environment.last.observation.admissible == self.begin(environment).admissible
+        environment.step("xyzzy")
+        assert [environment.step(action) for action in actions] == expected
+
+    def test_what_is_admissible_is_possible(self, environment: Environment) -> None:
+        for action in self.begin(environment).admissible[:20]:
+            self.begin(environment)
+            assert "not possible" not in environment.step(action).observation.text
+
+    def test_blanks_do_not_matter(self, environment: Environment) -> None:
+        self.begin(environment)
+        action, *_ = environment.solution()
+        expected = self.replay(environment, [action])
+        assert self.replay(environment, [f"  {action.replace(' ', '   ')}\n"]) == expected
+
+    def test_the_limit_ends_an_episode(self, environment: Environment) -> None:
+        environment.max_steps = 2
+        first, second = self.replay(environment, ["xyzzy", "xyzzy"])
+        assert (first.done, second.done, second.success) == (False, True, False)
+
+    def test_out_of_turn_is_an_error(self, environment: Environment) -> None:
+        for use in (lambda: environment.step("look"), lambda: environment.goal, environment.solution):
+            with pytest.raises(WorldError, match="call reset"):
+                use()
+        self.begin(environment)
+        self.replay(environment, environment.solution())
+        with pytest.raises(WorldError, match="is over: call reset"):
+            environment.step("look")
+
+    def test_a_closed_world_refuses(self, environment: Environment) -> None:
+        with environment as same:
+            assert same is environment
+            self.begin(environment)
+        environment.close()
+        for use in (lambda: environment.reset(1), lambda: environment.step("look"), lambda: environment.goal):
+            with pytest.raises(WorldError, match="closed"):
+                use()
