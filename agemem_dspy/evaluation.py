@@ -28,7 +28,9 @@ from agemem_dspy.results import EvaluationResult, Interval
 from agemem_dspy.rewards import TrajectoryReward, trajectory_of
 from agemem_dspy.types import Trajectory
 
-__all__ = ["EvaluationResult", "Interval", "evaluate"]
+__all__ = ["EvaluationResult", "Interval", "Score", "evaluate"]
+
+Score = Callable[[Any, str], float]  # of an example and the answer given to it
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _SECRETS = ("api_key", "api_secret", "token", "headers", "extra_headers")
@@ -39,6 +41,7 @@ def evaluate(
     dataset: Sequence[Any],
     metric: Callable[..., Any],
     *,
+    scores: Mapping[str, Score] | None = None,
     num_threads: int = 1,
     log_dir: str | Path | None = None,
     name: str = "eval",
@@ -51,17 +54,18 @@ def evaluate(
     played; a row of the same program, LM, metric and example is not played again. `progress` is
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
     the `answer` score alone where the program returns no trajectory; any other metric `reward`.
+    Each of `scores` adds a column of its name for the answer alone: 0 where there is none.
     A local policy that samples draws the same random numbers for an example in every evaluation.
 
     Raises:
         ConfigurationError: `num_threads` is below 1.
         DataError: the data set is empty, or two examples share an id.
-        RunError: the program or the metric raised on a question, or the log cannot be written.
+        RunError: the program, the metric or a score raised on a question, or the log cannot be written.
     """
     if num_threads < 1:
         raise ConfigurationError(f"num_threads is {num_threads}; it must be at least 1")
-    examples = _identified(dataset)
-    config = _describe_run(program, metric)
+    examples, scores = _identified(dataset), scores or {}
+    config = _describe_run(program, metric, scores)
     prints = {key: _digest(config + _canonical(dict(example.items()))) for key, example in examples.items()}
     journal = Journal(Path(log_dir) / f"{name}.jsonl", resume=resume) if log_dir is not None else None
     written = {row.get("fingerprint"): row for row in journal.rows} if journal is not None else {}
@@ -71,7 +75,7 @@ def evaluate(
     def play(key: str) -> dict[str, Any]:
         try:
             with sampling_seed(int(_digest(key), 16)):
-                row = _play(program, examples[key], metric)
+                row = _play(program, examples[key], metric, scores)
         except Exception as error:
             raise RunError(
                 f"evaluation {name!r} stopped at question {key!r}: {type(error).__name__}: {error}{kept}"
@@ -104,23 +108,32 @@ def _in_threads(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _play(program: Any, example: Any, metric: Callable[..., Any]) -> dict[str, Any]:
+def _play(program: Any, example: Any, metric: Callable[..., Any], scores: Mapping[str, Score]) -> dict[str, Any]:
     begun = time.perf_counter()
     pred = program(**example.inputs())
     seconds = time.perf_counter() - begun
     trajectory = trajectory_of(pred)
     answer = trajectory.answer if trajectory is not None else _answer_fields(pred)
+    text = _text(answer)
     return {
+        "kind": _plain(example.get("kind")),
         "question": _plain(example.get("question")),
         "gold": _plain(example.get("answer")),
         "prediction": None if answer is None else {field: _plain(value) for field, value in answer.items()},
-        **_scores(example, pred, metric, trajectory),
+        **_metric(example, pred, metric, trajectory),
+        **{name: 0.0 if text is None else float(score(example, text)) for name, score in scores.items()},
         **(_counts(trajectory) if trajectory is not None else {}),
         "seconds": seconds,
     }
 
 
-def _scores(example: Any, pred: Any, metric: Callable[..., Any], trajectory: Trajectory | None) -> dict[str, float]:
+def _text(answer: Mapping[str, Any] | None) -> str | None:
+    """Return the field "answer", or else the first; None for no answer."""
+    given = answer.get("answer", next(iter(answer.values()))) if answer else None
+    return None if given is None else str(given)
+
+
+def _metric(example: Any, pred: Any, metric: Callable[..., Any], trajectory: Trajectory | None) -> dict[str, float]:
     if not isinstance(metric, TrajectoryReward):
         value = metric(example, pred)
         return {"reward": float(getattr(value, "score", value))}
@@ -164,8 +177,8 @@ def _identified(dataset: Sequence[Any]) -> dict[str, Any]:
     return examples
 
 
-def _describe_run(program: Any, metric: Callable[..., Any]) -> str:
-    """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric."""
+def _describe_run(program: Any, metric: Callable[..., Any], scores: Mapping[str, Score]) -> str:
+    """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric, scores."""
     modules = program.named_sub_modules() if isinstance(program, dspy.Module) else ()
     described = metric.describe() if isinstance(metric, TrajectoryReward) else _name_of(metric)
     return _canonical(
@@ -175,6 +188,7 @@ def _describe_run(program: Any, metric: Callable[..., Any]) -> str:
             "lm": _describe_lm(dspy.settings.lm),
             "adapter": type(dspy.settings.adapter).__qualname__,
             "metric": described,
+            "scores": {name: getattr(score, "name", _name_of(score)) for name, score in scores.items()},
         }
     )
 

@@ -100,10 +100,24 @@ class EvaluationResult:
             )
         return Interval.of([ours[key] - theirs[key] for key in ours])
 
+    def by_kind(self) -> dict[str, EvaluationResult]:
+        """Return the rows of each kind of question, by name; empty where the data knows no kinds."""
+        kinds = sorted({row["kind"] for row in self.rows if row.get("kind") is not None})
+        return {
+            kind: EvaluationResult(name=kind, rows=tuple(row for row in self.rows if row.get("kind") == kind))
+            for kind in kinds
+        }
+
     def summary(self) -> dict[str, Any]:
-        """Return {"n", term: {"mean", "low", "high"}, "calls": {tool: {"attempted", "ok"}}} as JSON."""
-        intervals = {term: self.interval(term).as_dict() for term in self.terms}
-        return {"n": len(self.rows), **intervals, "calls": self.calls()}
+        """Return {"n", term: {"mean", "low", "high"}, "calls": {tool: {"attempted", "ok"}}, "kinds"} as JSON.
+
+        "kinds" holds the same of each kind of question, less calls and kinds.
+        """
+        kinds = {kind: result._means() for kind, result in self.by_kind().items()}
+        return {**self._means(), "calls": self.calls(), "kinds": kinds}
+
+    def _means(self) -> dict[str, Any]:
+        return {"n": len(self.rows)} | {term: self.interval(term).as_dict() for term in self.terms}
 
     def calls(self) -> dict[str, dict[str, float]]:
         """Return the mean calls of each tool per question, attempted and successful."""
@@ -127,6 +141,22 @@ class EvaluationResult:
         for term in self.terms:
             found = self.interval(term)
             table.add_row(term, *(_shown(number) for number in (found.mean, found.low, found.high)))
+        return table
+
+    def kinds_table(self, terms: Sequence[str]) -> Table | None:
+        """Return a rich table of some terms: one line a kind of question; None where there are not two kinds."""
+        from rich.table import Table
+
+        kinds = self.by_kind()
+        if len(kinds) < 2:
+            return None
+        table = Table("kind", title=f"{self.name} by kind of question")
+        for column in ("n", *terms):
+            table.add_column(column, justify="right")
+        for kind, result in kinds.items():
+            found = [result.interval(term) for term in terms]
+            means = [f"{_shown(one.mean)} [{_shown(one.low)}, {_shown(one.high)}]" for one in found]
+            table.add_row(kind, str(len(result.rows)), *means)
         return table
 
 

@@ -7,7 +7,8 @@ and the question.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import dspy
 
@@ -16,9 +17,13 @@ from agemem_dspy.data.distractors import make_distractors
 from agemem_dspy.data.files import read_examples, write_examples
 from agemem_dspy.errors import DataError
 
-__all__ = ["load_dataset", "make_distractors", "read_examples", "write_examples"]
+__all__ = ["load_dataset", "make_distractors", "published_scores", "read_examples", "write_examples"]
 
-_ACCEPTED = "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, or jsonl:<path>"
+_KINDS = ("assistant", "hotpotqa", "locomo", "jsonl")
+_ACCEPTED = (
+    "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, locomo:<path of the official JSON>, "
+    "or jsonl:<path>"
+)
 
 
 def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None = None) -> list[dspy.Example]:
@@ -32,10 +37,10 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
         MissingDependency: the hub was asked for and `datasets` is not installed.
     """
     # Imported when asked for: `python -m agemem_dspy.data.assistant` must find it not yet loaded.
-    from agemem_dspy.data import assistant, hotpotqa
+    from agemem_dspy.data import assistant, hotpotqa, locomo
 
     kind, _, where = spec.partition(":")
-    if not where or kind not in ("assistant", "hotpotqa", "jsonl"):
+    if not where or kind not in _KINDS:
         raise DataError(f"unknown data {spec!r}; accepted: {_ACCEPTED}")
     if kind == "assistant":
         if where not in assistant_values.SPLITS:
@@ -44,4 +49,24 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
         return assistant.load(where, difficulty=level, limit=limit)
     if difficulty is not None:
         raise DataError(f"difficulty {difficulty!r} was asked of {spec!r}, but only assistant data has difficulties")
-    return hotpotqa.load(where, limit=limit) if kind == "hotpotqa" else read_examples(where, limit=limit)
+    match kind:
+        case "hotpotqa":
+            return hotpotqa.load(where, limit=limit)
+        case "locomo":
+            return locomo.load(where, limit=limit)
+    return read_examples(where, limit=limit)
+
+
+def published_scores(spec: str) -> Mapping[str, Callable[[Any, str], float]]:
+    """Return by name how publications score an answer on the data that `spec` names, for `evaluate(scores=…)`.
+
+    Each takes an example and an answer, and returns a number in [0, 1]. Most data sets have none of their own.
+
+    Raises:
+        MissingDependency: a score needs a package that is not installed.
+    """
+    if spec.partition(":")[0] != "locomo":
+        return {}
+    from agemem_dspy.data import locomo_score
+
+    return locomo_score.published()

@@ -10,7 +10,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 
 from agemem_dspy.data.assistant_values import SPLITS, Split
 from agemem_dspy.errors import DataError
@@ -127,6 +127,7 @@ def _plain_words() -> frozenset[str]:
     return frozenset(_PLAIN_WORDS.split())
 
 
+@lru_cache(maxsize=4096)  # the chatter is looked at again for every example
 def content_words(text: str) -> frozenset[str]:
     """Return the words of `text` that name something: lower case, without a plural s.
 

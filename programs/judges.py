@@ -91,3 +91,19 @@ class LMJudge:
         if not math.isfinite(score) or not 0.0 <= score <= 1.0:
             raise RewardError(f"judge {self.name} gave the score {score}; it must be a number from 0 to 1")
         return score
+
+
+class JudgedScore:
+    """Score answers by a judge, beside the reward: for `evaluate(scores={"judge": JudgedScore(judge)})`."""
+
+    def __init__(self, judge: LMJudge) -> None:
+        self.judge = judge
+        self.name = f"{judge.name} of {judge.lm.model if judge.lm is not None else 'the configured LM'}"
+
+    def __call__(self, example: Any, answer: str) -> float:
+        """Return the judge's score in [0, 1].
+
+        Raises:
+            RewardError: the LM failed, or its score is no number in [0, 1].
+        """
+        return self.judge(question=str(example.question), expected=str(example.answer), answer=answer)

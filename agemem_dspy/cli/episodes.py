@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agemem_dspy.cli.models import ModelOption, model_errors
+from agemem_dspy.cli.models import ModelOption, choose_model, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output, write_json
 from agemem_dspy.cli.program import (
     DataOption,
@@ -27,6 +27,7 @@ from agemem_dspy.errors import DataError, RewardError
 if TYPE_CHECKING:
     import dspy
 
+    from agemem_dspy.evaluation import Score
     from agemem_dspy.types import Step, Trajectory
 
 RUN_EXAMPLE = "Example: agemem run --data assistant:test --index 3 --model smollm2-135m"
@@ -105,11 +106,15 @@ def evaluate(
     max_rounds: RoundsOption = None,
     max_tokens: TokensOption = None,
     temperature: TemperatureOption = None,
+    judge: Annotated[
+        str | None, typer.Option(help="An LM that scores every answer from 0 to 1 too: any name that --model takes.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Play every example once and print each term's mean with its 95 % bootstrap interval."""
     with output(as_json) as out:
         examples = load_examples(data, limit=limit, difficulty=difficulty)
+        scores = _scores(data, judge)
         player = chosen_program(
             model=model,
             program=program,
@@ -131,6 +136,7 @@ def evaluate(
                 player,
                 examples,
                 TrajectoryReward(),
+                scores=scores,
                 num_threads=threads,
                 log_dir=out_dir,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -140,13 +146,29 @@ def evaluate(
             "model": player.get_lm().model,
             "method": "program" if program is not None else (method or Method.AGEMEM).value,
             "program": None if program is None else str(program),
+            "judge": judge,
             **result.summary(),
         }
         if out_dir is not None:
             write_json(out_dir / "summary.json", found)
             out.note(f"rows and summary are in {out_dir}")
         out.console.print(result.table())
+        kinds = result.kinds_table(("answer", *scores))
+        if kinds is not None:
+            out.console.print(kinds)
         out.result(found)
+
+
+def _scores(data: str, judge: str | None) -> dict[str, Score]:
+    """Return what is scored beside the reward: how publications score this data, and the judge."""
+    from agemem_dspy.data import published_scores
+
+    scores = dict(published_scores(data))
+    if judge is not None:
+        from agemem_dspy.programs.judges import JudgeAnswer, JudgedScore, LMJudge
+
+        scores["judge"] = JudgedScore(LMJudge(JudgeAnswer, lm=choose_model(judge).lm))
+    return scores
 
 
 def _nth(data: str, index: int, difficulty: str | None) -> dspy.Example:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 TASK = "question -> answer"
 
 DataOption = Annotated[
-    str, typer.Option("--data", help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, or jsonl:PATH.")
+    str,
+    typer.Option("--data", help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, or jsonl:PATH."),
 ]
 DifficultyOption = Annotated[
     str | None, typer.Option("--difficulty", help="easy, medium or hard; assistant data only.")

@@ -18,6 +18,7 @@ from trajectories import AIRPORT, add, delete, honest_trajectory, make_example, 
 
 from agemem_dspy.errors import ConfigurationError, DataError, RunError
 from agemem_dspy.evaluation import EvaluationResult, Interval, evaluate
+from agemem_dspy.programs.judges import JudgeAnswer, JudgedScore, LMJudge
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Completion
 
@@ -118,6 +119,47 @@ def test_any_dspy_metric_will_do() -> None:
         return bool(pred.trajectory.answer["answer"] == example.answer)
 
     assert evaluate(Player({"question 0": "Porto"}), questions(2), exact).mean("reward") == 0.5
+
+
+def test_further_scores_are_columns_of_the_answer_alone(tmp_path: Path) -> None:
+    def length(example: Any, answer: str) -> float:
+        return len(answer) / 10
+
+    def judged(*replies: str) -> JudgedScore:
+        return JudgedScore(LMJudge(JudgeAnswer, lm=DummyLM([{"score": reply} for reply in replies])))
+
+    silent = make_trajectory(answer=None)
+    program = Player({"question 0": "Porto"})
+    scores = {"length": length, "judge": judged("0.25", "1")}
+    result = evaluate(program, questions(2), TrajectoryReward(), scores=scores, log_dir=tmp_path)
+    assert [(row["length"], row["judge"]) for row in result.rows] == [(0.5, 0.25), (0.6, 1.0)]
+    unanswered = evaluate(
+        lambda **_: dspy.Prediction(trajectory=silent), questions(1), TrajectoryReward(), scores=scores
+    )
+    assert (unanswered.mean("length"), unanswered.mean("judge")) == (0.0, 0.0)
+    again = Player({})
+    evaluate(again, questions(2), TrajectoryReward(), scores={**scores, "judge": judged("0")}, log_dir=tmp_path)
+    assert again.played == []
+    evaluate(again, questions(2), TrajectoryReward(), scores={"length": length}, log_dir=tmp_path)
+    assert len(again.played) == 2
+    with pytest.raises(RunError, match=r"question 'q0': RewardError: judge JudgeAnswer failed"):
+        evaluate(again, questions(1), TrajectoryReward(), scores={"judge": judged("much")})
+
+
+def test_kinds_of_questions_have_means_of_their_own() -> None:
+    examples = [make_example(id=f"q{n}", question=f"question {n}", kind="ab"[n % 2]) for n in range(4)]
+    result = evaluate(Player({"question 0": "Porto", "question 1": "Porto"}), examples, TrajectoryReward())
+    assert {kind: (len(found.rows), found.mean("answer")) for kind, found in result.by_kind().items()} == {
+        "a": (2, 0.5),
+        "b": (2, 0.5),
+    }
+    kinds = result.summary()["kinds"]
+    assert (kinds["b"]["n"], kinds["b"]["answer"]["mean"]) == (2, 0.5)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(result.kinds_table(["answer"]))
+    assert "0.500 [0.000, 1.000]" in console.file.getvalue()
+    unkind = evaluate(Player({}), questions(2), TrajectoryReward())
+    assert (unkind.by_kind(), unkind.kinds_table(["answer"])) == ({}, None)
 
 
 def test_a_resumed_evaluation_plays_only_what_is_missing(tmp_path: Path) -> None:
