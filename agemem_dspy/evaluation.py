@@ -43,6 +43,7 @@ def evaluate(
     log_dir: str | Path | None = None,
     name: str = "eval",
     resume: bool = True,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play every example once and score it.
@@ -51,7 +52,7 @@ def evaluate(
     played; a row of the same program, LM, metric and example is not played again. `progress` is
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
     the `answer` score alone where the program returns no trajectory; any other metric `reward`.
-    A local policy that samples draws the same random numbers for an example in every evaluation.
+    A local policy that samples draws the same random numbers for an example in every evaluation with the same `seed`.
 
     Raises:
         ConfigurationError: `num_threads` is below 1.
@@ -61,7 +62,7 @@ def evaluate(
     if num_threads < 1:
         raise ConfigurationError(f"num_threads is {num_threads}; it must be at least 1")
     examples = _identified(dataset)
-    config = _describe_run(program, metric)
+    config = _describe_run(program, metric, seed)
     prints = {key: _digest(config + _canonical(dict(example.items()))) for key, example in examples.items()}
     journal = Journal(Path(log_dir) / f"{name}.jsonl", resume=resume) if log_dir is not None else None
     written = {row.get("fingerprint"): row for row in journal.rows} if journal is not None else {}
@@ -70,7 +71,7 @@ def evaluate(
 
     def play(key: str) -> dict[str, Any]:
         try:
-            with sampling_seed(int(_digest(key), 16)):
+            with sampling_seed(int(_digest(key), 16), seed):
                 row = _play(program, examples[key], metric)
         except Exception as error:
             raise RunError(
@@ -111,6 +112,7 @@ def _play(program: Any, example: Any, metric: Callable[..., Any]) -> dict[str, A
     trajectory = trajectory_of(pred)
     answer = trajectory.answer if trajectory is not None else _answer_fields(pred)
     return {
+        "kind": _plain(example.get("kind")),
         "question": _plain(example.get("question")),
         "gold": _plain(example.get("answer")),
         "prediction": None if answer is None else {field: _plain(value) for field, value in answer.items()},
@@ -144,6 +146,7 @@ def _counts(trajectory: Trajectory) -> dict[str, Any]:
         "parse_rate": sum(step.parsed for step in acts) / len(acts) if acts else None,
         "tool_success": done.total() / len(calls) if calls else None,
         "stop_reason": trajectory.stop_reason.value,
+        "memories": [memory.content for memory in trajectory.memories],
     }
 
 
@@ -164,7 +167,7 @@ def _identified(dataset: Sequence[Any]) -> dict[str, Any]:
     return examples
 
 
-def _describe_run(program: Any, metric: Callable[..., Any]) -> str:
+def _describe_run(program: Any, metric: Callable[..., Any], seed: int) -> str:
     """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric."""
     modules = program.named_sub_modules() if isinstance(program, dspy.Module) else ()
     described = metric.describe() if isinstance(metric, TrajectoryReward) else _name_of(metric)
@@ -175,6 +178,7 @@ def _describe_run(program: Any, metric: Callable[..., Any]) -> str:
             "lm": _describe_lm(dspy.settings.lm),
             "adapter": type(dspy.settings.adapter).__qualname__,
             "metric": described,
+            "seed": seed,
         }
     )
 

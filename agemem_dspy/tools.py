@@ -87,7 +87,8 @@ class MemoryToolkit:
         self._events: list[ToolEvent] = []
         self._alias_of: dict[str, str] = {}
         self._id_of: dict[str, str] = {}
-        operations = operations or {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
+        if operations is None:
+            operations = {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
         self._arguments = {name: argument_model(op.signature) for name, op in operations.items()}
         self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
         self._users: dict[str, dspy.Tool] = {}

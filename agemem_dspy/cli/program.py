@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agemem_dspy.cli.models import ChosenModel, choose_model, needed_model
+from agemem_dspy.cli.models import needed_model
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.policy.choice import ChosenModel, choose_model
 
 if TYPE_CHECKING:
     import dspy
