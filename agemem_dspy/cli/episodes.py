@@ -13,7 +13,6 @@ from agemem_dspy.cli.output import JsonFlag, Output, keeping, output, write_json
 from agemem_dspy.cli.program import (
     DataOption,
     DifficultyOption,
-    Method,
     ProgramOption,
     RoundsOption,
     TemperatureOption,
@@ -23,6 +22,7 @@ from agemem_dspy.cli.program import (
     load_examples,
 )
 from agemem_dspy.errors import DataError, RewardError
+from agemem_dspy.programs.methods import Method
 
 if TYPE_CHECKING:
     import dspy
