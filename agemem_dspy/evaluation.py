@@ -46,6 +46,7 @@ def evaluate(
     log_dir: str | Path | None = None,
     name: str = "eval",
     resume: bool = True,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play every example once and score it.
@@ -55,7 +56,7 @@ def evaluate(
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
     the `answer` score alone where the program returns no trajectory; any other metric `reward`.
     Each of `scores` adds a column of its name for the answer alone: 0 where there is none.
-    A local policy that samples draws the same random numbers for an example in every evaluation.
+    A local policy that samples draws the same random numbers for an example in every evaluation with the same `seed`.
 
     Raises:
         ConfigurationError: `num_threads` is below 1.
@@ -65,7 +66,7 @@ def evaluate(
     if num_threads < 1:
         raise ConfigurationError(f"num_threads is {num_threads}; it must be at least 1")
     examples, scores = _identified(dataset), scores or {}
-    config = _describe_run(program, metric, scores)
+    config = _describe_run(program, metric, scores, seed)
     prints = {key: _digest(config + _canonical(dict(example.items()))) for key, example in examples.items()}
     journal = Journal(Path(log_dir) / f"{name}.jsonl", resume=resume) if log_dir is not None else None
     written = {row.get("fingerprint"): row for row in journal.rows} if journal is not None else {}
@@ -74,7 +75,7 @@ def evaluate(
 
     def play(key: str) -> dict[str, Any]:
         try:
-            with sampling_seed(int(_digest(key), 16)):
+            with sampling_seed(int(_digest(key), 16), seed):
                 row = _play(program, examples[key], metric, scores)
         except Exception as error:
             raise RunError(
@@ -157,6 +158,7 @@ def _counts(trajectory: Trajectory) -> dict[str, Any]:
         "parse_rate": sum(step.parsed for step in acts) / len(acts) if acts else None,
         "tool_success": done.total() / len(calls) if calls else None,
         "stop_reason": trajectory.stop_reason.value,
+        "memories": [memory.content for memory in trajectory.memories],
     }
 
 
@@ -177,8 +179,8 @@ def _identified(dataset: Sequence[Any]) -> dict[str, Any]:
     return examples
 
 
-def _describe_run(program: Any, metric: Callable[..., Any], scores: Mapping[str, Score]) -> str:
-    """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric, scores."""
+def _describe_run(program: Any, metric: Callable[..., Any], scores: Mapping[str, Score], seed: int) -> str:
+    """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric, scores, seed."""
     modules = program.named_sub_modules() if isinstance(program, dspy.Module) else ()
     described = metric.describe() if isinstance(metric, TrajectoryReward) else _name_of(metric)
     return _canonical(
@@ -189,6 +191,7 @@ def _describe_run(program: Any, metric: Callable[..., Any], scores: Mapping[str,
             "adapter": type(dspy.settings.adapter).__qualname__,
             "metric": described,
             "scores": {name: getattr(score, "name", _name_of(score)) for name, score in scores.items()},
+            "seed": seed,
         }
     )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _RESAMPLES, _CONFIDENCE, _SEED = 2000, 0.95, 0
+_FLIPS = 9999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,35 @@ class Interval:
     def as_dict(self) -> dict[str, float]:
         """Return {"mean", "low", "high"}."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedTest:
+    """A mean difference over n shared questions, its bootstrap interval, and the p-value of "there is none".
+
+    `p_value` is two-sided, by flipping the signs of the differences: all 2^n ways, or 9999 at random.
+    """
+
+    gain: Interval
+    p_value: float
+    n: int
+
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> PairedTest:
+        """Test n differences.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        gain = Interval.of(differences)
+        if not any(differences) or len(differences) == 1:
+            return cls(gain=gain, p_value=1.0, n=len(differences))
+        from scipy.stats import permutation_test  # takes a second to import
+
+        found = permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=_FLIPS, vectorized=True, rng=_SEED
+        )
+        return cls(gain=gain, p_value=float(found.pvalue), n=len(differences))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +121,45 @@ class EvaluationResult:
         Raises:
             ConfigurationError: the two evaluations do not have the term for the same questions.
         """
+        return Interval.of(self._differences(other, term))
+
+    def paired_test(self, other: EvaluationResult, term: str) -> PairedTest:
+        """Return `paired_gain` with a p-value.
+
+        Raises:
+            ConfigurationError: as for `paired_gain`.
+        """
+        return PairedTest.of(self._differences(other, term))
+
+    @classmethod
+    def pooled(cls, name: str, runs: Sequence[EvaluationResult]) -> EvaluationResult:
+        """Return one evaluation of several runs of the same questions: every term is a question's mean over the runs.
+
+        Its intervals resample questions, each with its mean over the runs.
+
+        Raises:
+            ConfigurationError: the runs do not have the same questions.
+        """
+        by_id = [{str(row["id"]): row for row in run.rows} for run in runs]
+        if len({frozenset(rows) for rows in by_id}) != 1:
+            raise ConfigurationError(f"the runs of {name!r} have different questions; play the same in each")
+        rows = []
+        for key, row in by_id[0].items():
+            same = [run[key] for run in by_id]
+            terms = dict.fromkeys(term for one in same for term, value in one.items() if _is_number(value))
+            means = {term: _mean([one[term] for one in same if _is_number(one.get(term))]) for term in terms}
+            tools = sorted({tool for one in same for tool in one.get("calls", {})})
+            counts = {
+                tool: {
+                    kind: _mean([one.get("calls", {}).get(tool, {}).get(kind, 0) for one in same])
+                    for kind in ("attempted", "ok")
+                }
+                for tool in tools
+            }
+            rows.append({"id": row["id"], "kind": row.get("kind"), **means, "calls": counts})
+        return cls(name=name, rows=tuple(rows))
+
+    def _differences(self, other: EvaluationResult, term: str) -> list[float]:
         ours, theirs = self.values(term), other.values(term)
         if ours.keys() != theirs.keys():
             unpaired = sorted(ours.keys() ^ theirs.keys())
@@ -98,7 +167,7 @@ class EvaluationResult:
                 f"{self.name!r} and {other.name!r} do not share {len(unpaired)} questions ({', '.join(unpaired[:3])}); "
                 "a paired gain needs both over the same split"
             )
-        return Interval.of([ours[key] - theirs[key] for key in ours])
+        return [ours[key] - theirs[key] for key in ours]
 
     def by_kind(self) -> dict[str, EvaluationResult]:
         """Return the rows of each kind of question, by name; empty where the data knows no kinds."""
@@ -158,6 +227,10 @@ class EvaluationResult:
             means = [f"{_shown(one.mean)} [{_shown(one.low)}, {_shown(one.high)}]" for one in found]
             table.add_row(kind, str(len(result.rows)), *means)
         return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _is_number(value: Any) -> bool:

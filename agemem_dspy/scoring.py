@@ -59,6 +59,20 @@ def token_f1(answer: str, gold: str) -> float:
     return 2 * shared / (len(ours) + len(theirs))
 
 
+def exact_match(answer: str, gold: str) -> float:
+    """Return HotpotQA's EM, 0 or 1: its script's normalisation, which unlike `normalize` leaves curly quotes."""
+    return float(_hotpotqa(answer) == _hotpotqa(gold))
+
+
+def hotpotqa_f1(answer: str, gold: str) -> float:
+    """Return HotpotQA's F1 in [0, 1] as its script computes it: a yes, no or "noanswer" is right or wrong."""
+    ours, theirs = _hotpotqa(answer), _hotpotqa(gold)
+    if ours != theirs and {ours, theirs} & {"yes", "no", "noanswer"}:
+        return 0.0
+    shared = sum((Counter(ours.split()) & Counter(theirs.split())).values())
+    return 2 * shared / (len(ours.split()) + len(theirs.split())) if shared else 0.0
+
+
 def abstains(text: str) -> bool:
     """Tell whether an answer says that it does not know."""
     flat = normalize(text)
@@ -119,6 +133,10 @@ def mentions(item: str, texts: Sequence[str]) -> bool:
     """Tell whether one of the texts holds the item word for word; "3" is not in "13"."""
     wanted = f" {' '.join(words(item))} "
     return bool(wanted.strip()) and any(wanted in f" {' '.join(words(text))} " for text in texts)
+
+
+def _hotpotqa(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def _nearer(fact: str, rival: str, text: str) -> bool:

@@ -65,6 +65,7 @@ class MemoryToolkit:
         operations: the six signatures whose wording the tools carry; the shipped ones by default.
         tools: further tools of the user's, each with a name of its own.
         filter_threshold: theta_f, the cosine from which a message matches the criteria of a filter.
+        log: a toolkit of the same episode whose event log this one writes to; a log of its own when left out.
 
     `stage`, `turn` and `round` are set by the episode and stamped on every event.
 
@@ -80,14 +81,16 @@ class MemoryToolkit:
         operations: Mapping[str, MemoryOperation] | None = None,
         tools: Iterable[dspy.Tool] = (),
         filter_threshold: float = 0.6,
+        log: MemoryToolkit | None = None,
     ) -> None:
         self.long_term, self.short_term = long_term, short_term
         self.filter_threshold = filter_threshold
         self.stage, self.turn, self.round = Stage.REASON, 0, 0
-        self._events: list[ToolEvent] = []
+        self._events: list[ToolEvent] = [] if log is None else log._events
         self._alias_of: dict[str, str] = {}
         self._id_of: dict[str, str] = {}
-        operations = operations or {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
+        if operations is None:
+            operations = {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
         self._arguments = {name: argument_model(op.signature) for name, op in operations.items()}
         self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
         self._users: dict[str, dspy.Tool] = {}

@@ -14,23 +14,25 @@ import dspy
 
 from agemem_dspy.data import assistant_values
 from agemem_dspy.data.distractors import make_distractors
-from agemem_dspy.data.files import read_examples, write_examples
+from agemem_dspy.data.files import check_limit, read_examples, write_examples
 from agemem_dspy.errors import DataError
 
 __all__ = ["load_dataset", "make_distractors", "published_scores", "read_examples", "write_examples"]
 
 _KINDS = ("assistant", "hotpotqa", "locomo", "jsonl")
 _ACCEPTED = (
-    "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, locomo:<path of the official JSON>, "
-    "or jsonl:<path>"
+    "assistant:train|val|test, assistant:<split>@<seed>, hotpotqa:<path of the official JSON>, hotpotqa:hub, "
+    "locomo:<path of the official JSON>, or jsonl:<path>"
 )
+_MADE = 100  # rows that are made anew when no limit is given
 
 
 def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None = None) -> list[dspy.Example]:
     """Load the examples that `spec` names, at most the first `limit`.
 
     `difficulty` ("easy", "medium", "hard") keeps the rows of that difficulty; only the assistant
-    has difficulties.
+    has difficulties. "assistant:train@7" makes `limit` new rows (100 when left out) of a split from the seed 7, easy
+    ones when no difficulty is given.
 
     Raises:
         DataError: an unknown spec (the message lists what is accepted) or unreadable data.
@@ -43,10 +45,14 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
     if not where or kind not in _KINDS:
         raise DataError(f"unknown data {spec!r}; accepted: {_ACCEPTED}")
     if kind == "assistant":
-        if where not in assistant_values.SPLITS:
+        split, made, seed = where.partition("@")
+        if split not in assistant_values.SPLITS or (made and not seed.isdecimal()):
             raise DataError(f"unknown split in {spec!r}; accepted: {_ACCEPTED}")
-        level = cast("assistant.Difficulty | None", difficulty)  # checked, with a message, by load
-        return assistant.load(where, difficulty=level, limit=limit)
+        level = cast("assistant.Difficulty | None", difficulty)  # checked, with a message, by the two below
+        if made:
+            check_limit(limit)
+            return assistant.generate(split, limit or _MADE, seed=int(seed), difficulty=level or "easy")
+        return assistant.load(split, difficulty=level, limit=limit)
     if difficulty is not None:
         raise DataError(f"difficulty {difficulty!r} was asked of {spec!r}, but only assistant data has difficulties")
     match kind:

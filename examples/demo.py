@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -26,18 +25,8 @@ from rich.table import Table
 
 import agemem_dspy as am
 from agemem_dspy.data.assistant import generate, load
-from agemem_dspy.optimizers import (
-    AgeMemOptimizer,
-    BootstrapToolDemos,
-    GRPOConfig,
-    StepwiseGRPO,
-    TrainerConfig,
-    WarmStart,
-)
-from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.optimizers.estimate import peak_memory_gib
-from agemem_dspy.optimizers.grpo import Credit
-from agemem_dspy.optimizers.pretrain import pretrain_tiny
+from agemem_dspy.optimizers.recipe import Recipe
 
 COLUMNS = {
     "reward": "reward",
@@ -59,34 +48,19 @@ INTERVALS = ("reward", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Recipe):
     """Everything that decides a run; written to config.json.
 
-    `mistakes` is the share of careless decisions in the demonstrations; `verbatim` ones store messages as they are.
-    With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes. GRPO samples at
-    `temperature`, the test is played at `test_temperature`. `pretrain_steps` makes a tiny model first.
+    With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes. The test is
+    played at `test_temperature`.
     """
 
     model: str = "smollm2-135m"
-    pretrain_steps: int = 0
-    pretrain_mistakes: float = 0.3
     seed: int = 0
     test_split: Literal["train", "test"] = "test"
     test_episodes: int = 24
     test_temperature: float = 0.0
     val_episodes: int = 0
-    warm_examples: int = 64
-    mistakes: float = 0.0
-    verbatim: bool = True
-    warm_learning_rate: float = 1e-3
-    max_steps: int = 15
-    tasks_per_step: int = 2
-    num_generations: int = 8
-    temperature: float = 1.0
-    credit: Credit = "stage"
-    learning_rate: float = 3e-4
-    beta: float = 0.0
-    top_layers: int | None = 15
     max_rounds: int = 3
     max_tokens: int = 64
     threads: int = 32
@@ -159,8 +133,17 @@ class Demo:
             student = self._student()
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
-            teacher = self._teacher(student)
-            self._optimizer().compile(student, trainset=self.train, valset=self.val, teacher=teacher)
+            optimizer = self.config.optimizer(
+                self.metric,
+                seed=self.config.seed,
+                threads=self.config.threads,
+                log_dir=self.out,
+                resume=False,
+                on_step=self._on_step,
+                on_phase=self._on_phase,
+            )
+            teacher = self.config.teacher(student, self.config.seed)
+            optimizer.compile(student, trainset=self.train, valset=self.val, teacher=teacher)
         self.console.print(self.table())
         gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
         self.console.print(
@@ -178,59 +161,15 @@ class Demo:
         if self.config.pretrain_steps:
             model = self.out / "tiny"
             examples = generate("train", 300, seed=self.config.seed + 2)
-            pretrain_tiny(
-                model,
-                episode,
-                examples,
-                steps=self.config.pretrain_steps,
-                mistakes=self.config.pretrain_mistakes,
-                seed=self.config.seed,
-                on_step=self._on_step,
-            )
+            self.config.pretrain(model, episode, examples, seed=self.config.seed, on_step=self._on_step)
         lm = am.local_lm(model, max_tokens=self.config.max_tokens, temperature=self.config.test_temperature)
         episode.set_lm(lm)
         return episode
 
-    def _teacher(self, student: am.ThreeStageEpisode) -> Demonstrator:
-        c = self.config
-        return Demonstrator(student, mistakes=c.mistakes, seed=c.seed, verbatim=c.verbatim)
-
-    def _optimizer(self) -> AgeMemOptimizer:
-        c = self.config
-        return AgeMemOptimizer(
-            self.metric,
-            prompts=BootstrapToolDemos(self.metric, seed=c.seed, num_threads=c.threads),
-            warm_start=WarmStart(
-                self.metric,
-                threshold=-math.inf,
-                max_examples=c.warm_examples,
-                trainer=TrainerConfig(learning_rate=c.warm_learning_rate, top_layers=c.top_layers, seed=c.seed),
-                seed=c.seed,
-                on_step=self._on_step,
-            ),
-            grpo=StepwiseGRPO(
-                self.metric,
-                config=GRPOConfig(
-                    num_generations=c.num_generations,
-                    tasks_per_step=c.tasks_per_step,
-                    max_steps=c.max_steps,
-                    temperature=c.temperature,
-                    credit=c.credit,
-                    beta=c.beta,
-                    num_threads=c.threads,
-                    seed=c.seed,
-                ),
-                trainer=TrainerConfig(learning_rate=c.learning_rate, top_layers=c.top_layers, seed=c.seed),
-                on_step=self._on_step,
-            ),
-            log_dir=self.out,
-            resume=False,
-            on_phase=self._on_phase,
-        )
-
     def _on_step(self, line: dict[str, Any]) -> None:
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if line["phase"] != "grpo":  # which writes its own
+            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         self.steps.append(line)
         note = f"reward {line['reward']:.2f}" if "reward" in line else f"loss {line['loss']:.2f}"
         task = self._task(line["phase"], line["steps"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dspy
@@ -17,7 +17,8 @@ from agemem_dspy.signatures import answer_fields
 
 class Demonstrator(dspy.Module):
     """A teacher that knows the annotations: it stores, changes and forgets what the example says, filters every
-    distractor by its own text, retrieves by the question and answers right.
+    distractor by its own text, retrieves by the question and answers right. What needs a tool that the agent lacks, it
+    leaves undone.
 
     Its episodes run through the student's own tools and context rules, so their traces are ones that the
     student could have produced.
@@ -63,6 +64,7 @@ class Demonstrator(dspy.Module):
             (name,) = self.student.agent.signature.output_fields
             careless = careless_outputs(example, self.mistakes, source)
             outputs = ({name if key == "answer" else key: value for key, value in out.items()} for out in careless)
+        outputs = within_tools(outputs, episode.agent.memory_tools, list(episode.agent.signature.output_fields))
         episode.agent.step = Script(outputs, episode.agent.step.signature)
         return episode(**example.inputs())
 
@@ -131,6 +133,26 @@ def gold_outputs(example: dspy.Example, episode: ThreeStageEpisode) -> Iterator[
         query = episode.agent.task_text({name: example[name] for name in episode.agent.signature.input_fields})
         yield {"tool_calls": [{"name": "retrieve_memory", "args": {"query": query}}]}
         yield {name: str(example[name]) for name in names}
+
+
+def within_tools(
+    outputs: Iterator[dict[str, Any]], tools: Collection[str], names: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield step outputs for an agent that has only some of the memory tools.
+
+    A turn whose calls it cannot make ends without one; a question that it cannot look up is answered at once.
+
+    Args:
+        tools: the names of those that it has.
+        names: the agent's output fields.
+    """
+    for output in outputs:
+        calls = output.get("tool_calls", [])
+        possible = [call for call in calls if call["name"] in tools]
+        if possible or not calls:
+            yield {**output, "tool_calls": possible} if calls else output
+        elif calls[0]["name"] != "retrieve_memory":
+            yield dict.fromkeys(names, "ok")
 
 
 def _gold_call(operation: Mapping[str, Any], aliases: dict[str, str], example: dspy.Example) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.optimizers.demonstrator import Script, careless_outputs
+from agemem_dspy.optimizers.demonstrator import Script, careless_outputs, within_tools
 from agemem_dspy.optimizers.rows import Row, batches, pack, shared_prefix
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.compact import CompactAdapter
@@ -110,7 +110,7 @@ def _play(
     for example in examples:
         if "operations" not in example:
             raise DataError(f"example {example.get('id', '?')!r} has no gold `operations`; pretraining needs them")
-        outputs = careless_outputs(example, mistakes, source)
+        outputs = within_tools(careless_outputs(example, mistakes, source), agent.memory_tools, ["answer"])
         agent.step = Script(({output if k == "answer" else k: v for k, v in o.items()} for o in outputs), signature)
         steps = episode(**example.inputs()).trajectory.steps
         played.append([_rendered(step, adapter, signature, tools) for step in steps])

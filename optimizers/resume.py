@@ -97,7 +97,7 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
             continue
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = asdict(value)
-        elif isinstance(value, str | int | float | bool | None):
+        elif isinstance(value, str | int | float | bool | tuple | None):
             found[name] = value if not isinstance(value, float) or math.isfinite(value) else str(value)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -31,6 +31,7 @@ class AgeMemAgent(Program):
         signature: the task, "question -> answer" or any class signature.
         memory: the long-term store; a private one that dies with the process when left out.
         tools: further tools, functions or `dspy.Tool`s.
+        memory_tools: which of the six memory tools it has, by name; all when left out.
         max_rounds: LM calls allowed in one turn (5 in the authors' code).
         max_context_tokens: T_max (8192 in the paper).
         recall_top_k: memories shown by the automatic recall (3 in the paper).
@@ -48,6 +49,7 @@ class AgeMemAgent(Program):
         *,
         memory: LongTermMemory | None = None,
         tools: Iterable[Callable[..., Any] | dspy.Tool] = (),
+        memory_tools: Sequence[str] = tuple(OPERATIONS),
         max_rounds: int = 5,
         max_context_tokens: int = 8192,
         recall_top_k: int = 3,
@@ -59,6 +61,9 @@ class AgeMemAgent(Program):
             raise ConfigurationError("max_rounds, max_context_tokens and recall_top_k must be at least 1")
         if not -1.0 <= filter_threshold <= 1.0:
             raise ConfigurationError("filter_threshold is a cosine: give a number between -1 and 1")
+        unknown = [name for name in memory_tools if name not in OPERATIONS]
+        if unknown:
+            raise ConfigurationError(f"there is no memory tool {unknown[0]!r}; choose some of {', '.join(OPERATIONS)}")
         self.signature = ensure_signature(signature)
         if "user_id" in self.signature.input_fields:
             raise ConfigurationError("rename the input field 'user_id': it names whose memory is used")
@@ -68,7 +73,8 @@ class AgeMemAgent(Program):
         self.tools = [tool if isinstance(tool, dspy.Tool) else dspy.Tool(tool) for tool in tools]
         self.step = dspy.Predict(step_signature(self.signature))
         self.summarize = dspy.Predict(WriteSummary)
-        self.operations = {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
+        self.memory_tools = tuple(name for name in OPERATIONS if name in memory_tools)
+        self.operations = {name: MemoryOperation(OPERATIONS[name]) for name in self.memory_tools}
         self._memory = memory
         self._opening = threading.Lock()
 

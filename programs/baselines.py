@@ -10,17 +10,16 @@ from typing import Any
 
 import dspy
 from dspy.signatures.signature import ensure_signature
-from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import Message, ShortTermMemory
-from agemem_dspy.policy.recorder import record
 from agemem_dspy.programs.agent import task_message, token_counter
 from agemem_dspy.programs.program import Program
-from agemem_dspy.programs.session import Ask, Play, arun, run
+from agemem_dspy.programs.session import Play, arun, run
+from agemem_dspy.programs.single_call import answer_once, refuse_names, rendered_by
 from agemem_dspy.tools import MemoryToolkit
-from agemem_dspy.types import Embedder, Memory, Stage, Step, StopReason, ToolEvent, Trajectory
+from agemem_dspy.types import Embedder, Stage
 
 
 class NoMemoryAgent(Program):
@@ -43,9 +42,7 @@ class NoMemoryAgent(Program):
         if max_context_tokens < 1:
             raise ConfigurationError("max_context_tokens must be at least 1")
         self.signature = ensure_signature(signature)
-        taken = {"messages", "distractors", "memories"}.intersection(self.signature.input_fields)
-        if taken:
-            raise ConfigurationError(f"rename the input {sorted(taken)[0]!r}: an episode uses that name")
+        refuse_names(self.signature, "messages", "distractors", "memories")
         self.max_context_tokens, self.adapter = max_context_tokens, adapter
         self.respond = dspy.Predict(self.signature)
 
@@ -60,20 +57,20 @@ class NoMemoryAgent(Program):
         Returns:
             the signature's outputs (None where the reply could not be read) and `trajectory`.
         """
-        with _rendered_by(self.adapter):
+        with rendered_by(self.adapter):
             return run(self._play(inputs))
 
     async def aforward(
         self, messages: Sequence[str] = (), distractors: Sequence[str] = (), **inputs: Any
     ) -> dspy.Prediction:
         """`forward`, awaiting the LM."""
-        with _rendered_by(self.adapter):
+        with rendered_by(self.adapter):
             return await arun(self._play(inputs))
 
     def _play(self, inputs: Mapping[str, Any]) -> Play:
         context = ShortTermMemory(token_counter(self.respond), max_tokens=self.max_context_tokens)
         context.append(Message(role="user", content=task_message(self.signature, inputs), kind="question"))
-        return (yield from _respond(self.respond, inputs, context))
+        return (yield from answer_once(self.respond, inputs, context))
 
 
 class RetrieveOnlyAgent(Program):
@@ -103,9 +100,7 @@ class RetrieveOnlyAgent(Program):
         if not 1 <= top_k <= 100 or max_context_tokens < 1:
             raise ConfigurationError("top_k must be between 1 and 100, and max_context_tokens at least 1")
         self.signature = ensure_signature(signature)
-        taken = {"messages", "distractors", "memories"}.intersection(self.signature.input_fields)
-        if taken:
-            raise ConfigurationError(f"rename the input {sorted(taken)[0]!r}: this program uses that name")
+        refuse_names(self.signature, "messages", "distractors", "memories")
         self.top_k, self.max_context_tokens = top_k, max_context_tokens
         self.embedder, self.adapter = embedder, adapter
         memories = dspy.InputField(desc="what was said before about this, the nearest first")
@@ -122,14 +117,14 @@ class RetrieveOnlyAgent(Program):
         Returns:
             the signature's outputs (None where the reply could not be read) and `trajectory`.
         """
-        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, _rendered_by(self.adapter):
+        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, rendered_by(self.adapter):
             return run(self._play(memory, messages, inputs))
 
     async def aforward(
         self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any
     ) -> dspy.Prediction:
         """`forward`, awaiting the LM."""
-        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, _rendered_by(self.adapter):
+        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, rendered_by(self.adapter):
             return await arun(self._play(memory, messages, inputs))
 
     def _play(self, memory: LongTermMemory, messages: Iterable[str], inputs: Mapping[str, Any]) -> Play:
@@ -146,55 +141,4 @@ class RetrieveOnlyAgent(Program):
         if found:
             context.append(Message(role="tool", content=found, kind="retrieved"))
         asked = {**inputs, "memories": found or "nothing"}
-        return (yield from _respond(self.respond, asked, context, toolkit.events, memory.all()))
-
-
-def _rendered_by(adapter: dspy.Adapter | None) -> Any:
-    return dspy.context(adapter=adapter) if adapter is not None else dspy.context()
-
-
-def _respond(
-    predictor: dspy.Predict,
-    inputs: Mapping[str, Any],
-    context: ShortTermMemory,
-    events: tuple[ToolEvent, ...] = (),
-    memories: Iterable[Memory] = (),
-) -> Play:
-    """Make the one LM call and return the finished episode as a Prediction."""
-    seen = tuple({"role": m.role, "kind": m.kind, "content": m.content} for m in context.messages)
-    outputs = list(predictor.signature.output_fields)
-    answer: dict[str, Any] = {}
-    error, stop = None, StopReason.ROUND_LIMIT
-    with record() as tape:
-        try:
-            prediction = yield Ask(predictor, inputs)
-            answer = {name: prediction[name] for name in outputs if prediction.get(name) is not None}
-        except AdapterParseError as failure:
-            error = str(failure.message or failure).strip().split("\n")[0]
-        except ContextWindowExceededError as failure:
-            error, stop = str(failure).strip().split("\n")[0], StopReason.CONTEXT_OVERFLOW
-    completion = tape.completions[-1] if tape.completions else None
-    tokens = len(completion.prompt_ids) if completion else context.tokens
-    step = Step(
-        stage=Stage.REASON,
-        turn=0,
-        round=1,
-        kind="act",
-        context=seen,
-        output={"reasoning": "", "tool_calls": [], "answer": answer or None},
-        parsed=bool(answer),
-        prompt_tokens=tokens,
-        completion=completion,
-        error=error,
-    )
-    trajectory = Trajectory(
-        steps=(step,),
-        events=events,
-        answer=answer or None,
-        stop_reason=StopReason.ANSWERED if answer else stop,
-        context_tokens=tokens,
-        max_context_tokens=context.max_tokens,
-        context=context.texts(),
-        memories=tuple(memories),
-    )
-    return dspy.Prediction(**{name: answer.get(name) for name in outputs}, trajectory=trajectory)
+        return (yield from answer_once(self.respond, asked, context, events=toolkit.events, memories=memory.all()))

@@ -34,16 +34,28 @@ from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.predictor_state import dump_predictor, load_predictor
 from agemem_dspy.programs.program import Program
 from agemem_dspy.programs.program_lms import dump_used_lm, give_lms, only_weights
+from agemem_dspy.programs.rivals import (
+    ExtractUpdateAgent,
+    FullContextAgent,
+    LinkedNotesAgent,
+    ManagedMemoryAgent,
+    SchemaManagerAgent,
+)
 from agemem_dspy.programs.signature_state import dump_signature, load_signature
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Embedder
 
 logger = logging.getLogger(__name__)
 
+_MANAGED = ("top_k", "short_term_tools", "max_rounds", "max_context_tokens")
 _SETTINGS: Mapping[type[Program], tuple[str, ...]] = {
-    AgeMemAgent: ("max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold"),
+    AgeMemAgent: ("memory_tools", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold"),
     NoMemoryAgent: ("max_context_tokens",),
     RetrieveOnlyAgent: ("top_k", "max_context_tokens"),
+    FullContextAgent: ("max_context_tokens",),
+    ExtractUpdateAgent: (*_MANAGED, "neighbours"),
+    LinkedNotesAgent: (*_MANAGED, "neighbours"),
+    SchemaManagerAgent: (*_MANAGED, "neighbours", "messages_per_call"),
 }
 _AGENTS = {agent.__name__: agent for agent in _SETTINGS}
 _PACKAGES = ("agemem-dspy", "dspy", "torch", "transformers", "peft", "qdrant-client")
@@ -119,7 +131,7 @@ def load_program(
             endpoints other than this machine.
 
     Returns:
-        a `ThreeStageEpisode`, `AgeMemAgent`, `NoMemoryAgent` or `RetrieveOnlyAgent`.
+        a `ThreeStageEpisode`, `AgeMemAgent`, a baseline or a rival.
 
     Raises:
         RunError: no saved program is there, or a file is missing or damaged.
@@ -132,8 +144,8 @@ def load_program(
         raise RunError(f"{folder} holds a {state['agent']!r}, which this version does not know; update agemem-dspy")
     _warn_of_other_dspy(checkpoint)
     agent_type = _AGENTS[state["agent"]]
-    if memory is not None and agent_type is NoMemoryAgent:
-        raise ConfigurationError("the saved program is a NoMemoryAgent; leave memory out")
+    if memory is not None and agent_type in (NoMemoryAgent, FullContextAgent):
+        raise ConfigurationError(f"the saved program is a {agent_type.__name__}; leave memory out")
     agent = _build(
         agent_type,
         load_signature(state["signature"], trust_code=trust_code),
@@ -199,7 +211,7 @@ def _build(agent_type: Any, signature: type[dspy.Signature], settings: Mapping[s
 
 
 def _give_memory(agent: Any, embedder: Mapping[str, Any] | None, memory: LongTermMemory | None) -> None:
-    if isinstance(agent, RetrieveOnlyAgent):
+    if isinstance(agent, RetrieveOnlyAgent | ManagedMemoryAgent):
         agent.embedder = memory.embedder if memory is not None else load_embedder(embedder)
     elif isinstance(agent, AgeMemAgent):
         if memory is None and embedder is not None:

@@ -103,11 +103,11 @@ class Session:
         output: Mapping[str, Any] = {}
         error, wrote, overflow = None, "", False
         try:
-            output = yield Ask(_Taped(self.predictor, tape), inputs)
+            output = yield Ask(Taped(self.predictor, tape), inputs)
         except AdapterParseError as failure:
-            error, wrote = _first_line(failure), failure.lm_response
+            error, wrote = first_line(failure), failure.lm_response
         except ContextWindowExceededError as failure:
-            error, overflow = _first_line(failure), True
+            error, overflow = first_line(failure), True
         completion = tape.completions[-1] if tape.completions else None
         self.context_tokens = len(completion.prompt_ids) if completion else self.context.tokens
 
@@ -162,10 +162,10 @@ class Session:
         """
         tape, error, summary = Tape(), None, ""
         try:
-            prediction = yield Ask(_Taped(self.summarizer, tape), {"conversation": conversation})
+            prediction = yield Ask(Taped(self.summarizer, tape), {"conversation": conversation})
             summary = str(prediction.summary or "").strip()
         except AdapterParseError as failure:
-            error = _first_line(failure)
+            error = first_line(failure)
         except ContextWindowExceededError as failure:
             raise ToolError("the messages are too long to summarize at once; give a smaller span") from failure
         self._record(
@@ -211,7 +211,7 @@ class Session:
         )
 
 
-class _Taped:
+class Taped:
     """Calls a predictor with a tape running."""
 
     def __init__(self, predictor: dspy.Predict, tape: Tape) -> None:
@@ -266,7 +266,7 @@ def _given(value: Any, *, beside: Collection[Any]) -> bool:
     return bool(text) and not (beside and text in {"none", "null", "n/a"})
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return what went wrong without the adapter's copy of the whole prompt."""
     message = getattr(error, "message", None) or str(error)
     return str(message).strip().splitlines()[0] if str(message).strip() else type(error).__name__

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from agemem_dspy.cli import chat, episodes, memory, models, training, tuning
+from agemem_dspy.cli import bench, chat, episodes, memory, models, training, tuning
 from agemem_dspy.cli.output import Interrupted, report
 from agemem_dspy.errors import AgeMemError
 
@@ -28,6 +28,7 @@ app.command("compile", epilog=training.EXAMPLE)(training.compile_program)
 app.command(epilog=tuning.EXAMPLE)(tuning.tune)
 app.add_typer(memory.app, name="memory")
 app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

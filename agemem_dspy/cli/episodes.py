@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agemem_dspy.cli.models import ModelOption, choose_model, model_errors
+from agemem_dspy.cli.models import ModelOption, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output, write_json
 from agemem_dspy.cli.program import (
     DataOption,
     DifficultyOption,
-    Method,
     ProgramOption,
     RoundsOption,
     TemperatureOption,
@@ -23,6 +22,8 @@ from agemem_dspy.cli.program import (
     load_examples,
 )
 from agemem_dspy.errors import DataError, RewardError
+from agemem_dspy.policy.choice import choose_model
+from agemem_dspy.programs.methods import Method
 
 if TYPE_CHECKING:
     import dspy

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agemem_dspy.cli.models import ChosenModel, choose_model, needed_model
+from agemem_dspy.cli.models import needed_model
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.policy.choice import ChosenModel, choose_model
+from agemem_dspy.programs.methods import Method, build_method
 
 if TYPE_CHECKING:
     import dspy
-
-TASK = "question -> answer"
 
 DataOption = Annotated[
     str,
@@ -40,34 +39,14 @@ TemperatureOption = Annotated[
 ]
 
 
-class Method(StrEnum):
-    """How a program remembers."""
-
-    AGEMEM = "agemem"
-    NO_MEMORY = "no-memory"
-    RAG = "rag"
-
-
 def build_program(model: ChosenModel, method: Method = Method.AGEMEM, *, max_rounds: int | None = None) -> dspy.Module:
     """Return an episode player for a model: the agent, or a baseline.
 
     Raises:
-        ConfigurationError: `max_rounds` for a baseline, which has no rounds.
+        ConfigurationError: `max_rounds` for a method that has no rounds.
     """
-    from agemem_dspy.programs import AgeMemAgent, ThreeStageEpisode
-    from agemem_dspy.programs.baselines import NoMemoryAgent, RetrieveOnlyAgent
-
-    if method is not Method.AGEMEM and max_rounds is not None:
-        raise ConfigurationError(f"--method {method.value} makes one call and has no rounds; leave out --max-rounds")
-    program: dspy.Module
-    match method:
-        case Method.NO_MEMORY:
-            program = NoMemoryAgent(TASK, adapter=model.adapter)
-        case Method.RAG:
-            program = RetrieveOnlyAgent(TASK, adapter=model.adapter)
-        case _:
-            rounds: dict[str, Any] = {} if max_rounds is None else {"max_rounds": max_rounds}
-            program = ThreeStageEpisode(AgeMemAgent(TASK, adapter=model.adapter, **rounds))
+    rounds: dict[str, Any] = {} if max_rounds is None else {"max_rounds": max_rounds}
+    program: dspy.Module = build_method(method, adapter=model.adapter, **rounds)
     program.set_lm(model.lm)
     return program
 

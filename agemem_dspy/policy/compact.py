@@ -131,7 +131,7 @@ class CompactAdapter(dspy.ChatAdapter):
     ) -> str:
         """Return the text that `parse` turns into `outputs`."""
         if "tool_calls" not in signature.output_fields:
-            return "\n".join(str(outputs.get(name, missing_field_message)) for name in signature.output_fields)
+            return "\n".join(_text(outputs.get(name, missing_field_message)) for name in signature.output_fields)
         return self._render(signature, outputs)
 
     def _render(self, signature: type[dspy.Signature], outputs: Mapping[str, Any]) -> str:
@@ -199,6 +199,11 @@ def _describe_answer(signature: type[dspy.Signature], names: Sequence[str]) -> l
     return [f"The answer is {described[0]}."] if described[0] != f"{names[0]} (str)" else []
 
 
+def _text(value: Any) -> str:
+    """Return a field's value as the prompt shows it and `parse_value` reads it: texts as they are, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(to_jsonable_python(value), ensure_ascii=False)
+
+
 def _describe(tool: dspy.Tool) -> str:
     arguments = (f"{name}?" if "default" in schema else name for name, schema in (tool.args or {}).items())
     return f"{tool.name}({', '.join(arguments)}): {tool.desc or ''}"
@@ -220,14 +225,15 @@ def _format_plain(
     signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     def fields(values: Mapping[str, Any]) -> str:
-        return "\n".join(f"{name}: {values[name]}" for name in signature.input_fields if name in values)
+        return "\n".join(f"{name}: {_text(values[name])}" for name in signature.input_fields if name in values)
 
     if len(signature.output_fields) != 1:
         raise ValueError("the compact format writes one output field; use dspy.ChatAdapter for this signature")
     output = next(iter(signature.output_fields))
-    messages = [{"role": "system", "content": f"{signature.instructions} Reply with the {output} alone."}]
+    form = " ".join(["", *_describe_answer(signature, [output])])
+    messages = [{"role": "system", "content": f"{signature.instructions} Reply with the {output} alone.{form}"}]
     for demo in demos:
         if output in demo and fields(demo):
             messages.append({"role": "user", "content": fields(demo)})
-            messages.append({"role": "assistant", "content": str(demo[output])})
+            messages.append({"role": "assistant", "content": _text(demo[output])})
     return [*messages, {"role": "user", "content": fields(inputs)}]

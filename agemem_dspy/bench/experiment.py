@@ -1,0 +1,261 @@
+"""What an experiment is: worlds x methods x seeds, read from a small TOML file and checked key by key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.agemem import PHASES
+from agemem_dspy.optimizers.recipe import Recipe
+from agemem_dspy.programs.methods import Method
+from agemem_dspy.rewards import RewardWeights
+from agemem_dspy.signatures import OPERATIONS
+
+FOLDER = Path(__file__).parent / "experiments"
+Phase = Literal["prompts", "warm_start", "grpo"]
+TOOLS: Mapping[str, tuple[str, ...]] = {
+    "all": tuple(OPERATIONS),
+    "long-term": ("add_memory", "update_memory", "delete_memory", "retrieve_memory"),
+}
+
+
+class Part(BaseModel):
+    """A table of the file: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class World(Part):
+    """What is played: examples named as `agemem eval --data` names them.
+
+    `distractors` makes each example's anew, so many of them. `published` is the world's name in the paper's tables.
+    """
+
+    name: str = Field(min_length=1)
+    data: str
+    difficulty: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    distractors: int | None = Field(default=None, ge=0)
+    published: str | None = None
+
+
+class Contestant(Part):
+    """A row of the table: a method, how it is compiled, and what it is given.
+
+    `tools` are the agent's ("all", or "long-term" without summarize and filter); `options` go to the method's class.
+    `phases` are those of `AgeMemOptimizer`, none for a method that is played as it is; `weights` the reward's. `play`
+    changes attributes of the compiled agent, so that contestants that differ in it alone are trained once. `control`
+    plays other data: "shuffled" gives every question another example's messages, "support" nothing but the gold facts.
+    `published` is the method's name in the paper's tables.
+    """
+
+    name: str = Field(min_length=1)
+    method: Method
+    tools: Literal["all", "long-term"] = "all"
+    options: dict[str, Any] = {}
+    phases: tuple[Phase, ...] = ()
+    weights: Literal["paper", "answer_only"] = "paper"
+    play: dict[Literal["filter_threshold", "recall_top_k", "max_rounds"], float | int] = {}
+    control: Literal["shuffled", "support"] | None = None
+    published: str | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if list(self.phases) != [phase for phase in PHASES if phase in self.phases]:
+            raise ValueError(f"phases: they come in this order: {', '.join(PHASES)}")
+        if self.tools != "all" and self.method is not Method.AGEMEM:
+            raise ValueError(f"tools: the method {self.method.value} has no choice of tools; leave it out")
+        if self.play and self.method is not Method.AGEMEM:
+            raise ValueError(f"play: the method {self.method.value} has no such attributes; leave it out")
+        if self.weights != "paper" and not self.phases:
+            raise ValueError("weights: they are for training; give phases, or leave them out")
+        return self
+
+
+class Experiment(Part):
+    """One table of numbers and the way to it.
+
+    Args:
+        name, title: of the table.
+        model: plays every method; as `--model` takes it, or "tiny" for one that is made on the spot.
+        train: what the compiled methods learn from; every world is then played by the same weights.
+        columns: the measures shown, such as "em", "f1", "answer", "judge", "memory_quality", "prompt_tokens" or
+            "calls.add_memory".
+        primary: the measure that is tested and plotted.
+        against: the contestant that the others are tested against.
+        published: the paper's table whose numbers are shown beside ours.
+        seeds: of training and sampling; what is greedy and untrained is played with the first alone.
+        temperature: of the sampler when tests are played.
+        max_tokens: longest completion; the model's default when left out.
+        max_rounds: LM calls of the agent in a turn.
+        reward_judge: a model, named as `--model` takes it, that scores answers in the reward that methods are compiled
+            with; exact match and F1 do when left out. Whoever judges the test is named apart, by `--judge`.
+        recipe: how methods with phases are compiled.
+    """
+
+    name: str
+    title: str
+    model: str = "smollm2-135m"
+    train: str | None = None
+    train_difficulty: str | None = None
+    train_limit: int | None = Field(default=None, ge=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+    primary: str = "answer"
+    against: str
+    published: str | None = None
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    temperature: float = Field(default=0.0, ge=0.0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_rounds: int = Field(default=5, ge=1)
+    reward_judge: str | None = None
+    recipe: Recipe = Recipe()
+    worlds: tuple[World, ...] = Field(min_length=1)
+    methods: tuple[Contestant, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        for what, names in (("worlds", [one.name for one in self.worlds]), ("methods", [m.name for m in self.methods])):
+            files = [slug(name) for name in names]
+            twice = [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]
+            if twice:
+                raise ValueError(f"{what}: {twice[0]!r} and {twice[1]!r} make the same file name; call one otherwise")
+        if self.against not in [method.name for method in self.methods]:
+            raise ValueError(f"against: no method is called {self.against!r}")
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError("seeds: give each once, from 0 on")
+        trained = [method.name for method in self.methods if method.phases]
+        if trained and self.train is None:
+            raise ValueError(f"train: {trained[0]!r} has phases, so name what it learns from, such as assistant:train")
+        if (self.model == "tiny") != bool(self.recipe.pretrain_steps):
+            raise ValueError('recipe: pretrain_steps go with model = "tiny", and it with them')
+        if self.model == "tiny" and self.train is None:
+            raise ValueError("train: a tiny model is made from training examples; name them, such as assistant:train")
+        return self
+
+    def seeds_of(self, method: Contestant) -> tuple[int, ...]:
+        """Return the seeds with which a contestant is played: one where seeds change nothing."""
+        varies = method.phases or self.temperature > 0 or self.model == "tiny"
+        return self.seeds if varies else self.seeds[:1]
+
+    def narrowed(
+        self,
+        *,
+        data: Sequence[str] = (),
+        limit: int | None = None,
+        methods: Sequence[str] = (),
+    ) -> Experiment:
+        """Return this experiment on other data, on fewer examples, or with fewer methods.
+
+        Args:
+            data: what is played in place of the worlds: NAME=SPEC, or SPEC alone. A known name keeps its other keys.
+            limit: most examples of a world.
+            methods: the names of those that are kept.
+
+        Raises:
+            ConfigurationError: there is no such method, or two worlds of one name.
+        """
+        worlds = {world.name: world for world in self.worlds}
+        if data:
+            pairs = [(name, spec) if mark else ("", name) for name, mark, spec in (one.partition("=") for one in data)]
+            named = [(name or slug(spec), spec) for name, spec in pairs]
+            known = [worlds.get(name, World(name=name, data=spec)) for name, spec in named]
+            kept = [world.model_copy(update={"data": spec}) for world, (_, spec) in zip(known, named, strict=True)]
+        else:
+            kept = list(self.worlds)
+        if limit is not None:
+            kept = [world.model_copy(update={"limit": limit}) for world in kept]
+        there = [method.name for method in self.methods]
+        unknown = [name for name in methods if name not in there]
+        if unknown:
+            raise ConfigurationError(f"{self.name} has no method {unknown[0]!r}; it has {', '.join(there)}")
+        chosen = [method for method in self.methods if not methods or method.name in methods]
+        against = self.against if self.against in [method.name for method in chosen] else chosen[0].name
+        changed = {"worlds": kept, "methods": chosen, "against": against}
+        try:
+            return Experiment.model_validate({**self.model_dump(), **changed})
+        except ValidationError as error:
+            raise ConfigurationError(f"{self.name}: {'; '.join(_problems(error, {}))}") from error
+
+
+@cache
+def shipped() -> tuple[str, ...]:
+    """Name the experiments that come with the package."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def load_experiment(which: str | Path, *, quick: bool = False, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """Read a shipped experiment by its name, or the TOML file of one.
+
+    Args:
+        quick: take the values of the file's `[quick]` table over its others.
+        changes: values to take over those.
+
+    Raises:
+        ConfigurationError: no such experiment, no TOML, or a key that is wrong; names file and key.
+    """
+    path = FOLDER / f"{which}.toml" if which in shipped() else Path(which)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"there is no experiment {str(which)!r}; choose one of {', '.join(shipped())}, or give the path of a TOML "
+            "file"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error}); give the path of a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: no TOML ({error})") from error
+    small = raw.pop("quick", None)
+    if quick and small is None:
+        raise ConfigurationError(f"{path}: it has no [quick] table, so there is no --quick; leave it out")
+    merged = _merged(_merged(raw, small if quick else {}), changes or {})
+    try:
+        return Experiment.model_validate({"name": path.stem, **merged})
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {'; '.join(_problems(error, merged))}") from error
+
+
+def slug(text: str) -> str:
+    """Return a name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9+._-]+", "-", text).strip("-") or "unnamed"
+
+
+def reward_weights(method: Contestant) -> RewardWeights:
+    """Return the weights that a contestant is trained with."""
+    return RewardWeights.paper() if method.weights == "paper" else RewardWeights.answer_only()
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Take changes over values; tables are merged, everything else is replaced."""
+    merged = dict(values)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
+    """Say for each wrong key where it is, by the name of its world or method, and what is wrong."""
+    found = []
+    for problem in error.errors():
+        place: Any = raw
+        path = []
+        for part in problem["loc"]:
+            place = place[part] if isinstance(place, list) and isinstance(part, int) and part < len(place) else (
+                place.get(part) if isinstance(place, Mapping) else None
+            )  # fmt: skip
+            named = place.get("name") if isinstance(part, int) and isinstance(place, Mapping) else None
+            path.append(f"[{named or part}]" if isinstance(part, int) else f".{part}")
+        message = problem["msg"].removeprefix("Value error, ")
+        key = "".join(path).removeprefix(".")
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            message = "there is no such key"
+        found.append(f"{key}: {message}" if key else message)
+    return found

@@ -1,0 +1,234 @@
+"""Plays an experiment: makes or opens the model, compiles what is to be compiled, plays every cell, and resumes."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, World, slug
+from agemem_dspy.bench.folder import BenchFolder, cells_of
+from agemem_dspy.bench.judging import RowJudge, judged_folder
+from agemem_dspy.data import load_dataset
+from agemem_dspy.data.assistant_values import SPLITS, Split
+from agemem_dspy.data.controls import gold_support, shuffled_memory, with_distractors
+from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.evaluation import evaluate
+from agemem_dspy.optimizers.local import local_policy
+from agemem_dspy.policy.choice import ChosenModel, choose_model
+from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
+from agemem_dspy.programs.methods import Method, build_method
+from agemem_dspy.rewards import TrajectoryReward
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+
+
+class Bench:
+    """One run of an experiment into a folder.
+
+    Args:
+        experiment: what to play.
+        path: the run's folder; what is in it already is not done again.
+        threads: episodes played at once.
+        progress: told of every episode and training step.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+
+    def __init__(
+        self, experiment: Experiment, path: Path, *, threads: int = 8, progress: Progress = lambda *_: None
+    ) -> None:
+        self.experiment, self.threads, self.progress = experiment, threads, progress
+        self.folder = BenchFolder(path)
+        self._examples: dict[str, list[dspy.Example]] = {}
+        self._models: dict[int, ChosenModel] = {}
+
+    def run(self) -> None:
+        """Play every cell that is not finished.
+
+        Raises:
+            RunError: the folder holds a run of another experiment, or a program or metric raised; what was played is
+                kept.
+            KeyboardInterrupt: Ctrl-C, also in training; what was done is kept.
+        """
+        self.folder.begin(self.experiment)
+        worlds = {world.name: world for world in self.experiment.worlds}
+        methods = {method.name: method for method in self.experiment.methods}
+        program: tuple[str, int] | None = None
+        for cell in cells_of(self.experiment):
+            if self.folder.finished(cell) is not None:
+                continue
+            method = methods[cell.method]
+            if program != (cell.method, cell.seed):
+                player, minutes = self._player(method, cell.seed)
+                program = (cell.method, cell.seed)
+            started = time.perf_counter()
+            result = evaluate(
+                player,
+                self.examples(worlds[cell.world], method),
+                TrajectoryReward(),
+                num_threads=self.threads,
+                log_dir=self.folder.items,
+                name=cell.file,
+                seed=cell.seed,
+                progress=lambda done, total, cell=cell: self.progress(  # type: ignore[misc]
+                    f"{cell.world}: {cell.method}, seed {cell.seed}", done, total
+                ),
+            )
+            self.folder.finish(
+                cell,
+                n=len(result.rows),
+                model=player.get_lm().model,
+                train_minutes=minutes,
+                play_minutes=(time.perf_counter() - started) / 60,
+            )
+
+    def judge(self, model: str) -> None:
+        """Let a model score the answers and the stored entries of every finished cell; what it has scored is kept.
+
+        Args:
+            model: as `--model` takes it.
+
+        Raises:
+            ModelError: there is no such model.
+            RewardError: it failed, or gave no number in [0, 1].
+        """
+        judge = RowJudge(choose_model(model).lm, threads=self.threads)
+        worlds = {world.name: world for world in self.experiment.worlds}
+        methods = {method.name: method for method in self.experiment.methods}
+        for cell in cells_of(self.experiment):
+            if self.folder.finished(cell) is not None:
+                examples = self.examples(worlds[cell.world], methods[cell.method])
+                judge.judge(
+                    self.folder.rows(self.folder.items / f"{cell.file}.jsonl"),
+                    {str(example.id): example for example in examples},
+                    judged_folder(self.folder.path, model) / f"{cell.file}.jsonl",
+                    progress=lambda done, total, cell=cell: self.progress(  # type: ignore[misc]
+                        f"judging {cell.world}: {cell.method}, seed {cell.seed}", done, total
+                    ),
+                )
+
+    def examples(self, world: World, method: Contestant) -> list[dspy.Example]:
+        """Return what a contestant plays in a world.
+
+        Raises:
+            DataError: the world's data cannot be read.
+        """
+        if world.name not in self._examples:
+            rows = load_dataset(world.data, limit=world.limit, difficulty=world.difficulty)
+            if world.distractors is not None:
+                rows = with_distractors(rows, world.distractors, split=_split(world.data))
+            self._examples[world.name] = rows
+        rows = self._examples[world.name]
+        match method.control:
+            case "shuffled":
+                return shuffled_memory(rows)
+            case "support":
+                return gold_support(rows)
+        return rows
+
+    def trainset(self) -> list[dspy.Example]:
+        """Return what the compiled methods learn from."""
+        wanted = self.experiment
+        if wanted.train is None:
+            raise ConfigurationError(f"the experiment {wanted.name!r} names no data to learn from; add the key 'train'")
+        return load_dataset(wanted.train, limit=wanted.train_limit, difficulty=wanted.train_difficulty)
+
+    def student(self, method: Contestant, model: ChosenModel | None = None) -> Any:
+        """Return a contestant's program as it is before compiling."""
+        options = dict(method.options)
+        if method.method is Method.AGEMEM:
+            options = {"memory_tools": TOOLS[method.tools], "max_rounds": self.experiment.max_rounds, **options}
+        program = build_method(method.method, adapter=model.adapter if model is not None else None, **options)
+        if model is not None:
+            program.set_lm(model.lm)
+        return program
+
+    def _player(self, method: Contestant, seed: int) -> tuple[Any, float]:
+        """Return a contestant's program, compiled when it has phases, and the minutes that this took."""
+        model = self._model(seed)
+        program, started = self.student(method, model), time.perf_counter()
+        if method.phases:
+            program = self._compiled(method, program, seed)
+        minutes = (time.perf_counter() - started) / 60 if method.phases else 0.0
+        if method.play:
+            program = copy.deepcopy(program)
+            for name, value in method.play.items():
+                setattr(program.agent, name, value)
+        return program, minutes
+
+    def _compiled(self, method: Contestant, student: Any, seed: int) -> Any:
+        if set(method.phases) - {"prompts"}:
+            local_policy(student)  # said before anything is played: weights are to be trained
+        judge = self.experiment.reward_judge
+        metric = TrajectoryReward(
+            method.weights, answer_judge=LMJudge(JudgeAnswer, lm=choose_model(judge).lm) if judge is not None else None
+        )
+        optimizer = self.experiment.recipe.optimizer(
+            metric,
+            seed=seed,
+            threads=self.threads,
+            phases=method.phases,
+            log_dir=self.folder.path / "training" / f"{slug(self.taught_as(method))}.{seed}",
+            on_step=lambda line: self.progress(
+                f"{method.name}, seed {seed}: {line['phase']}", line["step"], line["steps"]
+            ),
+        )
+        shown = isinstance(student, ThreeStageEpisode)
+        teacher = self.experiment.recipe.teacher(student, seed) if shown else None
+        compiled = optimizer.compile(student, trainset=self.trainset(), teacher=teacher)
+        if optimizer.interrupted is not None:
+            raise KeyboardInterrupt
+        return compiled
+
+    def taught_as(self, method: Contestant) -> str:
+        """Name the first contestant that is compiled the same way: they share one training."""
+        same = {"name", "play", "control", "published"}
+        taught = method.model_dump(exclude=same)
+        return next(one.name for one in self.experiment.methods if one.model_dump(exclude=same) == taught)
+
+    def _model(self, seed: int) -> ChosenModel:
+        """Return the model that plays with a seed; a tiny one is made when it is not there yet."""
+        key = seed if self.experiment.model == "tiny" else -1
+        if key not in self._models:
+            self._models.clear()  # one engine at a time is in memory
+            name = str(self._tiny(seed)) if self.experiment.model == "tiny" else self.experiment.model
+            self._models[key] = choose_model(
+                name, temperature=self.experiment.temperature, max_tokens=self.experiment.max_tokens
+            )
+        return self._models[key]
+
+    def _tiny(self, seed: int) -> Path:
+        folder = self.folder.path / "models" / f"tiny-{seed}"
+        if not folder.exists():
+            from agemem_dspy.policy.compact import CompactAdapter
+
+            making = folder.with_name(f".tiny-{seed}")
+            shutil.rmtree(making, ignore_errors=True)
+            agent = build_method(Method.AGEMEM, adapter=CompactAdapter(), max_rounds=self.experiment.max_rounds)
+            self.experiment.recipe.pretrain(
+                making,
+                agent,
+                self.trainset()[:_PRETRAINED_ON],
+                seed=seed,
+                on_step=lambda line: self.progress(f"tiny model, seed {seed}", line["step"], line["steps"]),
+            )
+            making.rename(folder)
+        return folder
+
+
+_PRETRAINED_ON = 300
+
+
+def _split(data: str) -> Split | None:
+    """Return the split that a data name belongs to, where splits are worded apart."""
+    kind, _, where = data.partition(":")
+    split = where.partition("@")[0]
+    return split if kind == "assistant" and split in SPLITS else None
