@@ -19,8 +19,9 @@ import dspy
 from pydantic import ValidationError
 
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError, ToolError
-from agemem_dspy.memory.checks import checked_metadata, checked_text, checked_where
+from agemem_dspy.memory.checks import checked_metadata, checked_text
 from agemem_dspy.memory.embedder import similarity
+from agemem_dspy.memory.filters import checked_where
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import Message, ShortTermMemory
 from agemem_dspy.signatures import (

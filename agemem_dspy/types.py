@@ -8,6 +8,7 @@ All values are frozen; change one with `dataclasses.replace`.
 
 from __future__ import annotations
 
+import datetime
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,17 @@ class Memory:
     updated_at: str = ""
     expires_at: str | None = None
     score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMemory:
+    """An entry that is not stored yet, for `add_many`: the arguments of `LongTermMemory.add`."""
+
+    content: str
+    metadata: Mapping[str, Any] | None = None
+    memory_type: str = "general"
+    expires_at: str | datetime.datetime | None = None
+    by: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

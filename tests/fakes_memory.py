@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import operator
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,14 @@ from agemem_dspy.memory.checks import (
     checked_text,
     checked_top_k,
     checked_versions,
-    checked_where,
     not_found,
     taken,
 )
 from agemem_dspy.memory.embedder import embed_checked, similarity
+from agemem_dspy.memory.filters import AnyOf, Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import ranking_score, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.types import Embedder, Memory, NewMemory, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
 
@@ -56,33 +57,28 @@ class InMemoryStore(LongTermMemory):
     def embedder(self) -> Embedder:
         return self._embedder
 
-    def add(
-        self,
-        content: str,
-        metadata: Mapping[str, Any] | None = None,
-        memory_type: str = "general",
-        *,
-        expires_at: Moment | None = None,
-        by: Mapping[str, Any] | None = None,
-    ) -> Memory:
-        until = checked_moment(expires_at)
-        memory = Memory(
-            id=str(uuid.uuid4()),
-            content=checked_text(content, "content"),
-            metadata=checked_metadata(metadata),
-            memory_type=checked_text(memory_type, "memory_type"),
-            created_at=_now(),
-        )
-        first = Version(
-            change="add",
-            content=content,
-            metadata=memory.metadata,
-            expires_at=until,
-            at=memory.created_at,
-            by=checked_metadata(by),
-        )
-        embed_checked(self._embedder, [content])
-        return self._append(memory, [], first)
+    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
+        new: list[tuple[Memory, Version]] = []
+        for entry in entries:
+            memory = Memory(
+                id=str(uuid.uuid4()),
+                content=checked_text(entry.content, "content"),
+                metadata=checked_metadata(entry.metadata),
+                memory_type=checked_text(entry.memory_type, "memory_type"),
+                created_at=_now(),
+            )
+            first = Version(
+                change="add",
+                content=memory.content,
+                metadata=memory.metadata,
+                expires_at=checked_moment(entry.expires_at),
+                at=memory.created_at,
+                by=checked_metadata(entry.by),
+            )
+            new.append((memory, first))
+        embed_checked(self._embedder, [memory.content for memory, _ in new])
+        with self._lock:
+            return [self._append(memory, [], first) for memory, first in new]
 
     def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
         checked_id(id, self._user_id)
@@ -185,13 +181,19 @@ class InMemoryStore(LongTermMemory):
         self,
         query: str,
         top_k: int = 3,
-        where: Mapping[str, Any] | None = None,
+        where: Where | None = None,
         *,
+        when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
     ) -> list[Memory]:
         checked_text(query, "query")
-        limit, wanted, way = checked_top_k(top_k), checked_where(where), checked_mode(mode)
-        kept = [memory for memory in self.all() if all(_has(memory, key, value) for key, value in wanted.items())]
+        limit, wanted, way, times = checked_top_k(top_k), checked_where(where), checked_mode(mode), checked_when(when)
+        kept = [
+            memory
+            for memory in self.all()
+            if all(_has(memory, key, value) for key, value in wanted.items())
+            and all(_within(getattr(memory, key), span) for key, span in times.items())
+        ]
         cosines = similarity(self._embedder, query, [memory.content for memory in kept]).tolist()
         shares = [shared(query, memory.content) for memory in kept]
         found = [
@@ -238,9 +240,19 @@ def _copy(memory: Memory) -> Memory:
     return dataclasses.replace(memory, metadata=checked_metadata(memory.metadata))
 
 
-def _has(memory: Memory, key: str, value: Any) -> bool:
+def _has(memory: Memory, key: str, wanted: Any) -> bool:
     held = memory.metadata.get(key)
-    return any(
-        item == value and isinstance(item, bool) == isinstance(value, bool)
-        for item in (held if isinstance(held, list) else [held])
-    )
+    return any(_fits(item, wanted) for item in (held if isinstance(held, list) else [held]))
+
+
+def _fits(item: Any, wanted: Any) -> bool:
+    if isinstance(wanted, AnyOf):
+        return any(_fits(item, value) for value in wanted.values)
+    if isinstance(wanted, Range):
+        return isinstance(item, int | float) and not isinstance(item, bool) and _within(item, wanted)
+    return item == wanted and isinstance(item, bool) == isinstance(wanted, bool)
+
+
+def _within(value: Any, span: Range) -> bool:
+    compare = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+    return value is not None and all(compare[name](value, bound) for name, bound in span.bounds().items())

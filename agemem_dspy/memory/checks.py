@@ -13,12 +13,12 @@ from agemem_dspy.errors import MemoryExists, MemoryNotFound, MemoryStoreError
 from agemem_dspy.types import Version
 
 MAX_TOP_K = 10_000
-Scalar = str | int | float | bool
 Moment = str | datetime.datetime
 SearchMode = Literal["hybrid", "dense", "lexical"]
+SEARCH_MODES: tuple[SearchMode, ...] = get_args(SearchMode)
 
 
-def checked_moment(moment: object) -> str | None:
+def checked_moment(moment: object, what: str = "expires_at") -> str | None:
     """Return a time as ISO 8601 in UTC with microseconds, None as it is.
 
     Raises:
@@ -32,7 +32,7 @@ def checked_moment(moment: object) -> str | None:
             return found.astimezone(datetime.UTC).isoformat(timespec="microseconds")
     except (ValueError, OverflowError):
         pass  # falls through to the one error for everything that is no time
-    raise MemoryStoreError(f"expires_at must be a time with a zone, such as 2027-01-31T12:00:00+00:00, not {moment!r}.")
+    raise MemoryStoreError(f"{what} must be a time with a zone, such as 2027-01-31T12:00:00+00:00, not {moment!r}.")
 
 
 def checked_versions(versions: Sequence[Version]) -> list[Version]:
@@ -72,7 +72,7 @@ def checked_text(text: object, what: str) -> str:
         raise MemoryStoreError(f"The {what} must be a string, not {type(text).__name__}.")
     if not text.strip():
         raise MemoryStoreError(f"The {what} is empty: give it some text.")
-    _refuse_unstorable(text, what)
+    refuse_unstorable(text, what)
     return text
 
 
@@ -94,30 +94,6 @@ def checked_metadata(metadata: object) -> dict[str, Any]:
         raise MemoryStoreError("The metadata is nested too deeply or contains itself: flatten it.") from None
 
 
-def checked_where(where: object) -> dict[str, Scalar]:
-    """Return the metadata filter; None is {}.
-
-    Raises:
-        MemoryStoreError: not a mapping, a key with a quote or bracket, or a value that is no scalar.
-    """
-    if where is None:
-        return {}
-    if not isinstance(where, Mapping):
-        raise MemoryStoreError(
-            f'The metadata filter must be a mapping such as {{"topic": "travel"}}, not {type(where).__name__}.'
-        )
-    for key, value in where.items():
-        _checked_key(key)
-        if not key or any(character in key for character in '"[]\\'):
-            raise MemoryStoreError(f"Cannot filter on the metadata key {key!r}: quotes and brackets do not work there.")
-        if not isinstance(value, str | int | float):
-            raise MemoryStoreError(
-                f"The filter value of {key!r} must be a string, number or boolean, not {type(value).__name__}."
-            )
-        _plain(value, key)
-    return dict(where)
-
-
 def checked_top_k(top_k: object) -> int:
     """Return `top_k` if it is an integer from 1 to 10000.
 
@@ -129,15 +105,16 @@ def checked_top_k(top_k: object) -> int:
     return top_k
 
 
-def checked_mode(mode: str) -> str:
+def checked_mode(mode: str) -> SearchMode:
     """Return `mode` if it is a way to search.
 
     Raises:
         MemoryStoreError: it is not.
     """
-    if mode not in get_args(SearchMode):
-        raise MemoryStoreError(f"mode must be one of {', '.join(get_args(SearchMode))}, not {mode!r}.")
-    return mode
+    for known in SEARCH_MODES:
+        if mode == known:
+            return known
+    raise MemoryStoreError(f"mode must be one of {', '.join(SEARCH_MODES)}, not {mode!r}.")
 
 
 def checked_id(memory_id: object, user_id: str) -> str:
@@ -161,7 +138,8 @@ def not_found(memory_id: object, user_id: str) -> MemoryNotFound:
     )
 
 
-def _refuse_unstorable(text: str, what: str) -> None:
+def refuse_unstorable(text: str, what: str) -> None:
+    """Raise `MemoryStoreError` for a text with a NUL character or one that is not encodable as UTF-8."""
     if "\x00" in text:
         raise MemoryStoreError(f"The {what} contains a NUL character, which cannot be stored: remove it.")
     try:
@@ -173,14 +151,14 @@ def _refuse_unstorable(text: str, what: str) -> None:
 def _checked_key(key: object) -> str:
     if not isinstance(key, str):
         raise MemoryStoreError(f"Metadata keys must be strings, but {key!r} is {type(key).__name__}.")
-    _refuse_unstorable(key, "metadata key")
+    refuse_unstorable(key, "metadata key")
     return key
 
 
 def _plain(value: object, key: object) -> Any:
     """Copy a JSON value; refuse what JSON, or a 64-bit integer, cannot hold."""
     if isinstance(value, str):
-        _refuse_unstorable(value, f"metadata value of {key!r}")
+        refuse_unstorable(value, f"metadata value of {key!r}")
         return value
     if value is None or isinstance(value, bool):
         return value

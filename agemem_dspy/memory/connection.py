@@ -1,76 +1,63 @@
-"""One way to one Qdrant: the client, the lock around it, and what its failures mean.
+"""One way to one place: the points there, who shares them, and what makes several calls one.
 
-The embedded client breaks when two threads enter it, and its folder can be opened only once:
-so every store on a folder shares one connection, process-wide, and every call takes its lock.
-A server needs no lock; there a lost connection is tried again, up to three times.
+A folder can be opened only once, so every store on it shares one connection, process-wide.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-import tenacity
-from qdrant_client import QdrantClient
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
-
-from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError, StoreLocked
+from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.folder import POINTS, check_manifest, lock_folder, write_manifest
+from agemem_dspy.memory.point_store import PointStore
+from agemem_dspy.memory.points import PREFIX, collection_name
 from agemem_dspy.types import Embedder
 
-SCHEMA_VERSION = 2  # 2: words beside meaning, and every version of an entry
-MANIFEST = "agemem.json"
-SERVER_TIMEOUT_S = 10
-_Result = TypeVar("_Result")
-_FAILURES = (OSError, sqlite3.Error, ApiException, ValueError, RuntimeError, KeyError)
 
+class Connection:
+    """Points that may be shared: opened by the first `acquire`, closed by the last `release`."""
 
-class QdrantConnection:
-    """A client that may be shared: opened by the first `acquire`, closed by the last `release`."""
-
-    _shared: ClassVar[dict[tuple[int, str], QdrantConnection]] = {}
+    _shared: ClassVar[dict[str, Connection]] = {}
     _shared_lock: ClassVar[threading.RLock] = threading.RLock()
 
-    def __init__(self, client: QdrantClient, where: str, *, is_server: bool) -> None:
+    def __init__(self, points: PointStore, where: str, close: Callable[[], None] | None = None) -> None:
+        """Share `points`; `close` is called by the last user, `points.close` when left out."""
         self.where = where
-        self.is_server = is_server
-        self._client = client
+        self.is_server = points.is_server
+        self._points = points
+        self._close = close or points.close
+        self._process = os.getpid()
         self._users = 1
         self._last_tick = 0
         self._tick_lock = threading.Lock()
-        self._lock: AbstractContextManager[object] = nullcontext() if is_server else threading.RLock()
+        self._write_lock: AbstractContextManager[object] = nullcontext() if self.is_server else threading.RLock()
 
     @classmethod
-    def in_memory(cls) -> QdrantConnection:
+    def in_memory(cls, embedder: Embedder) -> Connection:
         """Open a private store that is gone when it is closed."""
-        return cls(QdrantClient(":memory:"), ":memory:", is_server=False)
+        from agemem_dspy.memory.client_points import ClientPoints
+
+        return cls(ClientPoints.in_memory(collection_name(embedder), embedder.dimension), ":memory:")
 
     @classmethod
-    def at_url(cls, url: str) -> QdrantConnection:
-        """Open a server; nothing is sent yet.
+    def at_url(cls, url: str, embedder: Embedder) -> Connection:
+        """Open a server.
 
         Raises:
-            MemoryStoreError: the URL is malformed.
+            MemoryStoreError: the URL is malformed, or the server does not answer.
         """
-        try:
-            client = QdrantClient(
-                url=url,
-                api_key=os.environ.get("QDRANT_API_KEY") or None,
-                timeout=SERVER_TIMEOUT_S,
-                check_compatibility=False,
-            )
-        except ValueError as error:
-            raise MemoryStoreError(f"{url!r} is no server address ({error}). Write http://host:6333.") from error
-        return cls(client, url, is_server=True)
+        from agemem_dspy.memory.client_points import ServerPoints
+
+        return cls(ServerPoints(url, collection_name(embedder), embedder.dimension, prefix=PREFIX), url)
 
     @classmethod
-    def in_folder(cls, folder: Path, embedder: Embedder) -> QdrantConnection:
+    def in_folder(cls, folder: Path, embedder: Embedder) -> Connection:
         """Open a folder, or join the connection that this process has to it.
 
         Raises:
@@ -78,29 +65,66 @@ class QdrantConnection:
             EmbedderMismatch: it was built with another embedding model.
             MemoryStoreError: it cannot be made, read or written.
         """
-        key = (os.getpid(), os.path.realpath(folder))
+        key = os.path.realpath(folder)
         with cls._shared_lock:
             connection = cls._shared.get(key)
-            if connection is None:
-                connection = cls(_open_folder(folder), str(folder), is_server=False)
-                cls._shared[key] = connection
-            else:
-                connection._users += 1
-            try:
-                _check_manifest(folder, embedder)
-            except BaseException:
-                connection.release()
-                raise
+            if connection is not None and connection._process == os.getpid():
+                check_manifest(folder, embedder)
+                return connection.acquire()
+            connection = cls._shared[key] = cls._opened(folder, embedder)
             return connection
 
-    def acquire(self) -> QdrantConnection:
+    @classmethod
+    def _opened(cls, folder: Path, embedder: Embedder) -> Connection:
+        from agemem_dspy.memory.edge_points import EdgePoints
+
+        lock = lock_folder(folder)
+        try:
+            check_manifest(folder, embedder)
+            points = EdgePoints(folder / POINTS, embedder.dimension)
+        except BaseException:
+            lock.release()
+            raise
+
+        def close() -> None:
+            try:
+                points.close()
+            finally:
+                lock.release()
+
+        try:
+            write_manifest(folder, embedder)
+            connection = cls(points, str(folder), close)
+            connection.not_before(points.greatest("seq"))
+        except BaseException:
+            close()
+            raise
+        return connection
+
+    @property
+    def points(self) -> PointStore:
+        """Return the points.
+
+        Raises:
+            MemoryStoreError: this process is a fork of the one that opened them.
+        """
+        if self._process != os.getpid():
+            raise MemoryStoreError(
+                f"The memory store {self.where} was opened before this process was forked: open it here, "
+                "or share it through a Qdrant server."
+            )
+        return self._points
+
+    def acquire(self) -> Connection:
         """Count one more user of this connection and return it."""
         with self._shared_lock:
             self._users += 1
         return self
 
     def release(self) -> None:
-        """Count one user less; the last one closes the client."""
+        """Count one user less; the last one closes the points."""
+        if self._process != os.getpid():  # a fork has its copies of the objects, not the engine
+            return
         with self._shared_lock:
             self._users -= 1
             if self._users:
@@ -108,8 +132,7 @@ class QdrantConnection:
             for key, connection in list(self._shared.items()):
                 if connection is self:
                     del self._shared[key]
-            with self._lock:
-                self._client.close()
+            self._close()
 
     def tick(self) -> int:
         """Return a number greater than every earlier one: nanoseconds since 1970, never twice the same."""
@@ -123,38 +146,11 @@ class QdrantConnection:
             self._last_tick = max(self._last_tick, tick)
 
     def exclusive(self) -> AbstractContextManager[object]:
-        """Return a lock that makes several calls one (embedded; a server has no such thing)."""
-        return self._lock
-
-    def call(self, operation: Callable[[QdrantClient], _Result]) -> _Result:
-        """Run one operation on the client and return its result.
-
-        Raises:
-            MemoryStoreError: it failed; the message names the store and says what to look at.
-        """
-        try:
-            with self._lock:
-                return _retrying(operation, self._client) if self.is_server else operation(self._client)
-        except _FAILURES as error:
-            raise MemoryStoreError(self._explain(error)) from error
-
-    def _explain(self, error: Exception) -> str:
-        if not self.is_server:
-            return (
-                f"The memory store {self.where} refused the operation: {error}. Entries written before are intact; "
-                "look at free disk space and at the rights on the folder."
-            )
-        if isinstance(error, ResponseHandlingException):
-            return f"Cannot reach the Qdrant server at {self.where}: {error}. Is it running, and is the URL right?"
-        reason = " ".join(str(error).split())
-        if isinstance(error, UnexpectedResponse) and error.status_code in (401, 403):
-            return (
-                f"The Qdrant server at {self.where} refused us: {reason}. Set QDRANT_API_KEY to a key that may write."
-            )
-        return f"The Qdrant server at {self.where} failed or refused the operation: {reason}."
+        """Return a lock that makes the calls of a change one, while others read (a server has no such thing)."""
+        return self._write_lock
 
 
-def connect(where: str | os.PathLike[str], embedder: Embedder) -> QdrantConnection:
+def connect(where: str | os.PathLike[str], embedder: Embedder) -> Connection:
     """Open ":memory:", a folder or a server URL, as `LongTermMemory.open` says.
 
     Raises:
@@ -163,97 +159,9 @@ def connect(where: str | os.PathLike[str], embedder: Embedder) -> QdrantConnecti
     if not isinstance(where, str | os.PathLike) or not str(where).strip() or "\x00" in str(where):
         raise MemoryStoreError(f"Cannot open {where!r}: give ':memory:', a folder, or the URL of a Qdrant server.")
     if where == ":memory:":
-        return QdrantConnection.in_memory()
+        return Connection.in_memory(embedder)
     if isinstance(where, str) and where.startswith(("http://", "https://")):
-        return QdrantConnection.at_url(where)
+        return Connection.at_url(where, embedder)
     if isinstance(where, str) and "://" in where:
         raise MemoryStoreError(f"Cannot open {where!r}: a server is named by an http:// or https:// URL.")
-    return QdrantConnection.in_folder(Path(where).expanduser(), embedder)
-
-
-def mismatch(where: str, theirs: str, embedder: Embedder) -> EmbedderMismatch:
-    """Return the error for a store that another embedding model has filled."""
-    return EmbedderMismatch(
-        f"The memories in {where} were made with the embedding model {theirs}, but this embedder is "
-        f"{embedder.name!r} ({embedder.dimension} dimensions). Open it with the former model, or use another place."
-    )
-
-
-def _retrying(operation: Callable[[QdrantClient], _Result], client: QdrantClient) -> _Result:
-    """Run it up to three times; only a lost connection is worth another try, and every call is idempotent."""
-    retry = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(ResponseHandlingException),
-        stop=tenacity.stop_after_attempt(3),
-        wait=tenacity.wait_exponential(multiplier=0.2, max=2.0),
-        reraise=True,
-    )
-    return retry(operation, client)
-
-
-def _open_folder(folder: Path) -> QdrantClient:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _probe_lock(folder)
-        return QdrantClient(path=str(folder))
-    except StoreLocked:
-        raise
-    except _FAILURES as error:
-        if "already accessed" in str(error):
-            raise _locked(folder) from error
-        raise MemoryStoreError(
-            f"Cannot open the memory folder {folder}: {error}. Choose a folder that can be written, "
-            "or look at free disk space."
-        ) from error
-
-
-def _probe_lock(folder: Path) -> None:
-    """Raise `StoreLocked` early: the client would leave a half-open object behind."""
-    import portalocker
-
-    path = folder / ".lock"
-    if not path.exists():
-        return
-    with path.open("r+") as file:
-        try:
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except portalocker.exceptions.LockException as error:
-            raise _locked(folder) from error
-        portalocker.unlock(file)
-
-
-def _locked(folder: Path) -> StoreLocked:
-    return StoreLocked(
-        f"The memory folder {folder} is open in another process. Close it, use another folder, or "
-        "share the memories through a Qdrant server: LongTermMemory.open('http://localhost:6333')."
-    )
-
-
-def _check_manifest(folder: Path, embedder: Embedder) -> None:
-    """Hold the folder to one embedding model; the first one to open it writes its name down."""
-    path = folder / MANIFEST
-    mine = {"name": embedder.name, "dimension": embedder.dimension}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if found is None:
-            temporary = folder / f"{MANIFEST}.tmp"
-            temporary.write_text(
-                json.dumps({"schema_version": SCHEMA_VERSION, "embedder": mine}, indent=2) + "\n", encoding="utf-8"
-            )
-            temporary.replace(path)
-            return
-        version, theirs = found["schema_version"], dict(found["embedder"])
-        name, dimension = theirs["name"], theirs["dimension"]
-    except OSError as error:
-        raise MemoryStoreError(f"Cannot read or write {path}: {error}. Look at rights and free disk space.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise MemoryStoreError(
-            f"{path} is damaged ({error!r}). If the memories in this folder were made with {embedder.name!r}, delete "
-            "the file and open the folder again; it will be written anew."
-        ) from error
-    if version != SCHEMA_VERSION:
-        raise MemoryStoreError(
-            f"The memory folder {folder} has the layout {version}, this version reads {SCHEMA_VERSION}: "
-            "install the version of agemem-dspy that wrote it, export the memories, import them here."
-        )
-    if (name, dimension) != (mine["name"], mine["dimension"]):
-        raise mismatch(str(folder), f"{name!r} ({dimension} dimensions)", embedder)
+    return Connection.in_folder(Path(where).expanduser(), embedder)

@@ -18,8 +18,10 @@ _WORD = re.compile(r"\w+")
 
 def words(text: str) -> set[str]:
     """Return the words of a text, case and accents folded, cut to their first letters."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    kept = "".join(character for character in plain if not unicodedata.combining(character))
+    kept = text.casefold()
+    if not kept.isascii():
+        plain = unicodedata.normalize("NFKD", kept)
+        kept = "".join(character for character in plain if not unicodedata.combining(character))
     return {word[:STEM] for word in _WORD.findall(kept)}
 
 

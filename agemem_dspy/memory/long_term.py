@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory.checks import Moment, Scalar, SearchMode
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.memory.checks import Moment, SearchMode
+from agemem_dspy.memory.filters import Range, Where
+from agemem_dspy.types import Embedder, Memory, NewMemory, Version
 
 
 class LongTermMemory(ABC):
@@ -36,8 +37,8 @@ class LongTermMemory(ABC):
               `memory.lexical`).
     Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `undo`, `purge`,
               `purge_expired` and `forget_user`. An update keeps it, unless it names another.
-    Filters:  `where` keeps entries whose metadata has an equal value under every key. A list in the
-              metadata is equal to each of its items; 1 equals 1.0 but not True.
+    Filters:  `where` keeps entries whose metadata has, under every key, an equal value, one of `AnyOf` or a number in a
+              `Range`. A list in the metadata counts as each of its items; 1 equals 1.0 but not True.
     Times:    ISO 8601, UTC, microseconds.
     Threads:  every method may be called from any thread. A store is shared by `copy.deepcopy` and
               refuses to be pickled, since a connection cannot travel.
@@ -80,7 +81,6 @@ class LongTermMemory(ABC):
     def embedder(self) -> Embedder:
         """Return what makes vectors of texts."""
 
-    @abstractmethod
     def add(
         self,
         content: str,
@@ -97,6 +97,16 @@ class LongTermMemory(ABC):
 
         Raises:
             MemoryStoreError: blank content, metadata that is not JSON, a time without a zone, or a failed write.
+        """
+        entry = NewMemory(content=content, metadata=metadata, memory_type=memory_type, expires_at=expires_at, by=by)
+        return self.add_many([entry])[0]
+
+    @abstractmethod
+    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
+        """Store new entries, all of them or none, and return them; their contents are embedded in one call.
+
+        Raises:
+            MemoryStoreError: as for `add`; the message tells which entry cannot be stored.
         """
 
     @abstractmethod
@@ -209,16 +219,21 @@ class LongTermMemory(ABC):
         self,
         query: str,
         top_k: int = 3,
-        where: Mapping[str, Scalar] | None = None,
+        where: Where | None = None,
         *,
+        when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
     ) -> list[Memory]:
         """Return the `top_k` entries that fit the query best, best first, each with its cosine `score`.
 
         With "lexical", entries that share no word with the query are not found.
 
+        Args:
+            where: what their metadata must have: a value, an `AnyOf` or a `Range` under a key.
+            when: a `Range` of times under "created_at", "updated_at" or "expires_at".
+
         Raises:
-            MemoryStoreError: blank query, `top_k` outside 1..10000, a filter value that is no scalar, or another mode.
+            MemoryStoreError: blank query, `top_k` outside 1..10000, a filter that cannot be, or another mode.
         """
 
     @abstractmethod

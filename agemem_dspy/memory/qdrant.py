@@ -1,8 +1,7 @@
 """Long-term memory in Qdrant: in the process, in a folder, or on a server.
 
-One collection per embedding model, named after it. Many users share it: `user_id` in the payload is
-the tenant key, and every read, change and removal carries a filter on it, by-id ones too.
-Search is exact in the process (about 13 microseconds an entry): from some ten thousand entries on, use a server.
+One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, and every read,
+change and removal carries a condition on it, by-id ones too.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from qdrant_client import models
 from typing_extensions import override
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import (
     Moment,
-    Scalar,
     SearchMode,
     checked_id,
     checked_metadata,
@@ -30,32 +27,33 @@ from agemem_dspy.memory.checks import (
     checked_text,
     checked_top_k,
     checked_versions,
-    checked_where,
     not_found,
     taken,
 )
-from agemem_dspy.memory.connection import QdrantConnection, connect, mismatch
-from agemem_dspy.memory.embedder import embed_checked
-from agemem_dspy.memory.lexical import query_vector, ranking_score, shared, text_vector
-from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.memory.points import (
-    MEANING,
-    PREFIX,
-    WORDS,
-    collection_name,
-    condition,
-    cosine_of,
-    create_collection,
+from agemem_dspy.memory.conditions import (
+    Condition,
+    Equals,
+    HasId,
+    Part,
+    deleted,
+    entries_of,
     expired,
-    memory_of,
-    payload_of,
-    sparse,
-    versions_of,
+    live_entries_of,
+    matching,
+    within,
 )
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.memory.connection import Connection, connect
+from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
+from agemem_dspy.memory.folder import mismatch
+from agemem_dspy.memory.lexical import text_vector
+from agemem_dspy.memory.long_term import LongTermMemory, state_before
+from agemem_dspy.memory.point_store import Point, PointStore
+from agemem_dspy.memory.points import memory_of, payload_of, versions_of
+from agemem_dspy.memory.ranking import best_memories
+from agemem_dspy.types import Embedder, Memory, NewMemory, Version
 
-_PAGE = 1000
-_LOOKED_AT = 50  # least entries of each ranking that a search sorts
+_CHUNK = 500  # entries written at once: about 1 MB of a log, 4 MB of a request
 
 
 class QdrantMemory(LongTermMemory):
@@ -67,7 +65,7 @@ class QdrantMemory(LongTermMemory):
         *,
         user_id: str,
         embedder: Embedder,
-        connection: QdrantConnection | None = None,
+        connection: Connection | None = None,
     ) -> None:
         """Open `where`, or join `connection`, for which the caller has called `acquire`.
 
@@ -79,11 +77,10 @@ class QdrantMemory(LongTermMemory):
         self._user_id = checked_text(user_id, "user_id")
         self._embedder = embedder
         self._where = where
-        self._collection = collection_name(embedder)
         self._connection = connection or connect(where, embedder)
         self._finalizer = weakref.finalize(self, self._connection.release)
         try:
-            self._prepare(joined=connection is not None)
+            self._refuse_other_model()
         except BaseException:
             self.close()
             raise
@@ -99,45 +96,44 @@ class QdrantMemory(LongTermMemory):
         return self._embedder
 
     @override
-    def add(
-        self,
-        content: str,
-        metadata: Mapping[str, Any] | None = None,
-        memory_type: str = "general",
-        *,
-        expires_at: Moment | None = None,
-        by: Mapping[str, Any] | None = None,
-    ) -> Memory:
-        version = Version(
-            change="add",
-            content=checked_text(content, "content"),
-            metadata=checked_metadata(metadata),
-            expires_at=checked_moment(expires_at),
-            at=_now(),
-            by=checked_metadata(by),
-        )
-        kind = checked_text(memory_type, "memory_type")
-        memory_id, vector = str(uuid.uuid4()), self._embed(content)
-        first = {"memory_type": kind, "created_at": version.at, "seq": self._open_connection().tick()}
-        return self._write(memory_id, first, [version], vector, new=True)
+    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
+        first = [self._first_version(entry, number, len(entries)) for number, entry in enumerate(entries, start=1)]
+        connection, points = self._open_connection(), self._points()
+        rows = embed_checked(self._embedder, [version.content for version, _ in first])
+        added: list[Memory] = []
+        try:
+            for start in range(0, len(first), _CHUNK):
+                chunk = [
+                    (str(uuid.uuid4()), payload_of(self._user_id, kind, connection.tick(), [version]))
+                    for version, kind in first[start : start + _CHUNK]
+                ]
+                vectors = rows[start : start + _CHUNK].tolist()
+                points.insert(
+                    [_point(id, payload, vector) for (id, payload), vector in zip(chunk, vectors, strict=True)]
+                )
+                added.extend(memory_of(id, payload) for id, payload in chunk)
+        except MemoryStoreError:
+            if added:  # all or nothing
+                points.delete(self._mine(HasId(tuple(memory.id for memory in added))))
+            raise
+        return added
 
     @override
     def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
         checked_id(id, self._user_id)
         kept = checked_versions(versions)
         kind = checked_text(memory_type, "memory_type")
-        vector = self._embed(kept[-1].content)
-        first = {"memory_type": kind, "created_at": kept[0].at}
-        with self._open_connection().exclusive():
-            known = self._connection.call(lambda client: client.retrieve(self._collection, [id], with_payload=False))
-            if known:
+        points, vector = self._points(), self._embed(kept[-1].content)
+        with self._connection.exclusive():
+            if points.has(id):
                 raise taken(id)
-            memory = self._write(id, {**first, "seq": self._connection.tick()}, kept, vector, new=True)
-            if self._connection.is_server:  # where another process may have been quicker
-                records, _ = self._scroll(self._filter(id, removed=None))
-                if not records or versions_of(records[0].payload or {}) != kept:
+            payload = payload_of(self._user_id, kind, self._connection.tick(), kept)
+            points.insert([_point(id, payload, vector)])
+            if points.is_server:  # where another process may have been quicker
+                records = points.scroll(self._mine(HasId((id,))))
+                if not records or versions_of(records[0].payload) != kept:
                     raise taken(id)
-        return memory if kept[-1].live else None
+        return memory_of(id, payload) if kept[-1].live else None
 
     @override
     def update(
@@ -154,20 +150,20 @@ class QdrantMemory(LongTermMemory):
         until = None if expires_at == "keep" else checked_moment(expires_at)
         self._find(id)  # an unknown id should not cost an embedding
         vector = self._embed(content)
-        with self._open_connection().exclusive():
+        with self._connection.exclusive():
             payload = self._find(id)
             merged = {**payload["metadata"], **changes}
-            end: str | None = payload.get("expires_at") if expires_at == "keep" else until
+            end: str | None = payload["expires_at"] if expires_at == "keep" else until
             version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
-            return self._write(id, payload, [*versions_of(payload), version], vector)
+            return self._change(id, payload, version, vector)
 
     @override
     def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
         maker = checked_metadata(by)
-        with self._open_connection().exclusive():
+        with self._connection.exclusive():
             payload = self._find(id)
             version = dataclasses.replace(versions_of(payload)[-1], change="delete", live=False, at=_now(), by=maker)
-            self._write(id, payload, [*versions_of(payload), version])
+            self._change(id, payload, version)
 
     @override
     def history(self, id: str) -> list[Version]:
@@ -175,44 +171,35 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def removed(self) -> list[Memory]:
-        return self._listed(self._filter(removed=True))
+        return self._listed(self._mine(deleted()))
 
     @override
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
         former = state_before(self.history(id), changes)
         vector = self._embed(former.content)
-        with self._open_connection().exclusive():
+        with self._connection.exclusive():
             payload = self._find(id, removed=True)
-            versions = versions_of(payload)
-            if state_before(versions, changes).content != former.content:
+            before = state_before(versions_of(payload), changes)
+            if before.content != former.content:
                 raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
-            version = dataclasses.replace(state_before(versions, changes), change="undo", at=_now(), by=maker)
-            memory = self._write(id, payload, [*versions, version], vector)
+            version = dataclasses.replace(before, change="undo", at=_now(), by=maker)
+            memory = self._change(id, payload, version, vector)
             return memory if version.live else None
 
     @override
     def purge(self, id: str) -> None:
-        with self._open_connection().exclusive():
+        with self._connection.exclusive():
             self._find(id, removed=True)
-            self._remove(self._filter(id, removed=None))
+            self._points().delete(self._mine(HasId((id,))))
 
     @override
     def purge_expired(self) -> int:
-        condition = self._filter(removed=None)
-        condition.must = [*(condition.must or []), expired()]
-        with self._open_connection().exclusive():
-            count = self._count(condition)
-            self._remove(condition)
-            return count
+        return self._purge_all(self._mine(expired()))
 
     @override
     def forget_user(self) -> int:
-        everything = self._filter(removed=None)
-        with self._open_connection().exclusive():
-            count = self._count(everything)
-            self._remove(everything)
-            return count
+        return self._purge_all(self._mine())
 
     @override
     def get(self, id: str) -> Memory:
@@ -223,48 +210,24 @@ class QdrantMemory(LongTermMemory):
         self,
         query: str,
         top_k: int = 3,
-        where: Mapping[str, Scalar] | None = None,
+        where: Where | None = None,
         *,
+        when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
     ) -> list[Memory]:
         checked_text(query, "query")
-        limit, checked = checked_top_k(top_k), checked_mode(mode)
-        condition = self._filter(where=checked_where(where))
-        connection = self._open_connection()
-        vector = self._embed(query)
-        looked_at = max(_LOOKED_AT, 4 * limit)
-        asked: dict[str, Any] = {MEANING: vector, WORDS: sparse(query_vector(query))}
-        ways = {"hybrid": (MEANING, WORDS), "dense": (MEANING,), "lexical": (WORDS,)}[checked]
-        requests = [
-            models.QueryRequest(
-                query=asked[way],
-                using=way,
-                filter=condition,
-                limit=looked_at,
-                with_payload=True,
-                with_vector=[MEANING] if way == WORDS else False,
-            )
-            for way in ways
-        ]
-        answers = connection.call(lambda client: client.query_batch_points(self._collection, requests))
-        found: dict[str, tuple[float, Memory, int]] = {}
-        for way, answer in zip(ways, answers, strict=True):
-            for point in answer.points:
-                payload = point.payload or {}
-                cosine = point.score if way == MEANING else cosine_of(vector, point.vector)
-                share = shared(query, payload["content"]) if way == MEANING else point.score
-                memory = memory_of(str(point.id), payload, min(1.0, max(-1.0, cosine)))
-                found.setdefault(memory.id, (ranking_score(cosine, share, checked), memory, payload["seq"]))
-        best = sorted(found.values(), key=lambda one: (-round(one[0], 6), one[2]))
-        return [memory for _, memory, _ in best[:limit]]
+        limit, way = checked_top_k(top_k), checked_mode(mode)
+        asked = (*matching(checked_where(where)), *within(checked_when(when)))
+        points, vector = self._points(), self._embed(query)
+        return best_memories(points, query, vector, live_entries_of(self._user_id, *asked), limit, way)
 
     @override
     def all(self) -> list[Memory]:
-        return self._listed(self._filter())
+        return self._listed(live_entries_of(self._user_id))
 
     @override
     def count(self) -> int:
-        return self._count(self._filter())
+        return self._points().count(live_entries_of(self._user_id))
 
     @override
     def scoped(self, user_id: str) -> QdrantMemory:
@@ -280,134 +243,99 @@ class QdrantMemory(LongTermMemory):
     def __repr__(self) -> str:
         return f"QdrantMemory({str(self._where)!r}, user_id={self._user_id!r}, embedder={self._embedder.name!r})"
 
-    def _open_connection(self) -> QdrantConnection:
+    def _open_connection(self) -> Connection:
         if not self._finalizer.alive:
             raise MemoryStoreError(f"The memory store {self._where} is closed: call LongTermMemory.open again.")
         return self._connection
+
+    def _points(self) -> PointStore:
+        return self._open_connection().points
+
+    def _mine(self, *parts: Part) -> Condition:
+        """Return the condition of this user's entries, in sight or not."""
+        return entries_of(self._user_id, *parts)
 
     def _embed(self, text: str) -> list[float]:
         vector: list[float] = embed_checked(self._embedder, [text])[0].tolist()
         return vector
 
-    def _prepare(self, *, joined: bool) -> None:
-        """Make the collection on first use; on a server, refuse to hide memories of another model."""
-        connection = self._connection
-        if not joined:
-            with connection.exclusive():
-                if not connection.call(lambda client: client.collection_exists(self._collection)):
-                    size, server = self._embedder.dimension, connection.is_server
-                    connection.call(lambda client: create_collection(client, self._collection, size, server=server))
-                elif not connection.is_server:
-                    connection.not_before(self._latest())
-        if connection.is_server:
-            self._refuse_other_model()
-
-    def _latest(self) -> int:
-        """Return the greatest sequence number of the folder, all users, since its order is one."""
-        latest, offset = 0, None
-        while True:
-            page, offset = self._connection.call(
-                lambda client, start=offset: client.scroll(  # type: ignore[misc]
-                    self._collection, limit=_PAGE, offset=start, with_payload=["seq"]
-                )
-            )
-            latest = max([latest, *(int((record.payload or {}).get("seq", 0)) for record in page)])
-            if offset is None:
-                return latest
-
     def _refuse_other_model(self) -> None:
-        if self.count():
-            return
-        condition = self._filter()
-        for found in self._connection.call(lambda client: client.get_collections().collections):
-            name = found.name
-            if not name.startswith(PREFIX) or name == self._collection:
-                continue
-            if self._connection.call(lambda client, other=name: client.count(other, count_filter=condition).count):  # type: ignore[misc]
-                raise mismatch(
-                    str(self._where), f"or in the layout of the collection {name!r} of another version", self._embedder
-                )
+        """On a server, refuse to hide memories of another model."""
+        points = self._points()
+        if points.is_server and not self.count():
+            other = points.elsewhere(self._mine())
+            if other is not None:
+                theirs = f"or in the layout of the collection {other!r} of another version"
+                raise mismatch(str(self._where), theirs, self._embedder)
 
-    def _filter(self, memory_id: str | None = None, **asked: Any) -> models.Filter:
-        """Return the condition that every call carries: this user, and what else is asked for; see `points`."""
-        return condition(self._user_id, memory_id, **asked)
-
-    def _scroll(self, condition: models.Filter, offset: Any = None) -> tuple[list[models.Record], Any]:
-        return self._connection.call(
-            lambda client: client.scroll(
-                self._collection, scroll_filter=condition, limit=_PAGE, offset=offset, with_payload=True
-            )
-        )
-
-    def _listed(self, condition: models.Filter) -> list[Memory]:
+    def _listed(self, condition: Condition) -> list[Memory]:
         """Return all entries under a condition, oldest first."""
-        records: list[models.Record] = []
-        offset: Any = None
-        with self._open_connection().exclusive():
-            while True:
-                page, offset = self._scroll(condition, offset)
-                records.extend(page)
-                if offset is None:
-                    break
-        records.sort(key=lambda record: (record.payload or {}).get("seq", 0))
-        return [memory_of(str(record.id), record.payload or {}) for record in records]
+        records = self._points().scroll(condition)
+        records.sort(key=lambda record: record.payload["seq"])
+        return [memory_of(record.id, record.payload) for record in records]
 
-    def _count(self, condition: models.Filter) -> int:
-        return self._open_connection().call(
-            lambda client: client.count(self._collection, count_filter=condition, exact=True).count
-        )
-
-    def _find(self, memory_id: str, *, removed: bool = False) -> dict[str, Any]:
+    def _find(self, memory_id: str, *, removed: bool = False) -> Mapping[str, Any]:
         """Return the payload of an entry in sight, or of any with `removed`."""
-        self._open_connection()
-        condition = self._filter(checked_id(memory_id, self._user_id), removed=None if removed else False)
-        records, _ = self._scroll(condition)
+        points, one = self._points(), HasId((checked_id(memory_id, self._user_id),))
+        records = points.scroll(self._mine(one) if removed else live_entries_of(self._user_id, one), limit=1)
         if not records:
             raise not_found(memory_id, self._user_id)
-        return dict(records[0].payload or {})
+        return records[0].payload
 
-    def _remove(self, condition: models.Filter) -> None:
-        selector = models.FilterSelector(filter=condition)
-        self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
+    def _purge_all(self, condition: Condition) -> int:
+        points = self._points()
+        with self._connection.exclusive():
+            count = points.count(condition)
+            points.delete(condition)
+            return count
 
-    def _write(
-        self,
-        memory_id: str,
-        kept: Mapping[str, Any],
-        versions: Sequence[Version],
-        vector: list[float] | None = None,
-        *,
-        new: bool = False,
+    def _first_version(self, entry: NewMemory, number: int, count: int) -> tuple[Version, str]:
+        """Return the first version of an entry and its type, checked."""
+        try:
+            version = Version(
+                change="add",
+                content=checked_text(entry.content, "content"),
+                metadata=checked_metadata(entry.metadata),
+                expires_at=checked_moment(entry.expires_at),
+                at=_now(),
+                by=checked_metadata(entry.by),
+            )
+            return version, checked_text(entry.memory_type, "memory_type")
+        except MemoryStoreError as error:
+            if count == 1:
+                raise
+            raise MemoryStoreError(f"Entry {number} of {count}: {error} None was added.") from error
+
+    def _change(
+        self, memory_id: str, payload: Mapping[str, Any], version: Version, vector: list[float] | None = None
     ) -> Memory:
-        """Write an entry as its last version says, in one operation, and return it.
+        """Add a version to an entry, in one write, and return the entry.
 
         Args:
-            kept: a payload with what no change touches: memory_type, created_at, seq.
-            versions: all of them, oldest first.
+            payload: of the entry as it was found.
             vector: of the content; None where the content stays as it was.
-            new: nothing may have the id yet.
         """
-        now = versions[-1]
-        payload = payload_of(self._user_id, kept, versions)
+        points = self._points()
+        new = payload_of(
+            self._user_id, payload["memory_type"], payload["seq"], [*versions_of(payload), version],
+        )  # fmt: skip
         # What another process changed or purged meanwhile must not be written over, nor come back.
-        seen = None if new else versions[-2].at
-        unchanged = self._filter(memory_id, removed=None, updated_at=seen)
+        unchanged = self._mine(HasId((memory_id,)), Equals("updated_at", payload["updated_at"]))
         if vector is None:
-            self._connection.call(
-                lambda client: client.overwrite_payload(self._collection, payload, points=unchanged, wait=True)
-            )
+            points.overwrite(new, unchanged)
         else:
-            both: Any = {MEANING: vector, WORDS: sparse(text_vector(now.content))}
-            point = models.PointStruct(id=memory_id, vector=both, payload=payload)
-            guard: dict[str, Any] = {"update_mode": models.UpdateMode.INSERT_ONLY}
-            if not new:
-                guard = {"update_filter": unchanged, "update_mode": models.UpdateMode.UPDATE_ONLY}
-            self._connection.call(lambda client: client.upsert(self._collection, [point], wait=True, **guard))
-        if self._connection.is_server and not new:  # it does not say whether it wrote
+            points.replace(_point(memory_id, new, vector), unchanged)
+        if points.is_server:  # it does not say whether it wrote
             stored = versions_of(self._find(memory_id, removed=True))
-            if all((one.at, one.change, one.content) != (now.at, now.change, now.content) for one in stored):
+            if all(
+                (one.at, one.change, one.content) != (version.at, version.change, version.content) for one in stored
+            ):
                 raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
-        return memory_of(memory_id, payload)
+        return memory_of(memory_id, new)
+
+
+def _point(memory_id: str, payload: Mapping[str, Any], vector: Sequence[float]) -> Point:
+    return Point(memory_id, payload, vector, text_vector(payload["content"]))
 
 
 def _now() -> str:

@@ -1,0 +1,237 @@
+"""Points behind qdrant-client: on a server, or in its own in-process engine.
+
+The client's engine compares in Python and breaks when two threads enter it, so a lock is around it. It serves
+":memory:", where a store lives for an episode and has tens of entries: one is made in a few milliseconds, thirty times
+as fast as an embedded engine opens its files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tenacity
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from typing_extensions import override
+
+from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part
+from agemem_dspy.memory.point_store import (
+    DATETIME,
+    INDEXES,
+    INTEGER,
+    KEYWORD,
+    MEANING,
+    TENANT,
+    WORDS,
+    Hit,
+    Point,
+    PointStore,
+    Ranking,
+    Record,
+)
+
+SERVER_TIMEOUT_S = 10
+_PAGE = 1000
+_Result = TypeVar("_Result")
+_FAILURES = (OSError, ApiException, ValueError, RuntimeError, KeyError)
+
+
+class ClientPoints(PointStore):
+    """A collection that a `QdrantClient` reaches; `prefix` marks the collections that are ours."""
+
+    is_server = False
+
+    def __init__(self, client: QdrantClient, collection: str, dimension: int) -> None:
+        """Take a client; the collection is made when it is missing."""
+        self._client = client
+        self._collection = collection
+        self._lock = threading.RLock()
+        if not self._call(lambda client: client.collection_exists(collection)):
+            self._call(lambda client: self._create(client, dimension))
+
+    @classmethod
+    def in_memory(cls, collection: str, dimension: int) -> ClientPoints:
+        """Make a private store that is gone when it is closed."""
+        return cls(QdrantClient(":memory:"), collection, dimension)
+
+    def scroll(self, condition: Condition, limit: int | None = None) -> list[Record]:
+        wanted = _filter(condition)
+        records: list[Record] = []
+        offset: Any = None
+        while True:
+            page, offset = self._call(
+                lambda client, start=offset: client.scroll(  # type: ignore[misc]
+                    self._collection, scroll_filter=wanted, limit=limit or _PAGE, offset=start, with_payload=True
+                )
+            )
+            records.extend(Record(str(record.id), record.payload or {}) for record in page)
+            if offset is None or limit is not None:
+                return records
+
+    def count(self, condition: Condition) -> int:
+        wanted = _filter(condition)
+        return self._call(lambda client: client.count(self._collection, count_filter=wanted, exact=True).count)
+
+    def has(self, point_id: str) -> bool:
+        return bool(self._call(lambda client: client.retrieve(self._collection, [point_id], with_payload=False)))
+
+    def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
+        requests = [
+            models.QueryRequest(
+                query=list(ranking.meaning) if ranking.meaning is not None else _sparse(ranking.words or {}),
+                using=WORDS if ranking.meaning is None else MEANING,
+                filter=_filter(ranking.condition),
+                limit=ranking.limit,
+                with_payload=self.is_server,
+            )
+            for ranking in rankings
+        ]
+        answers = self._call(lambda client: client.query_batch_points(self._collection, requests))
+        return [[Hit(str(one.id), one.score, one.payload or None) for one in answer.points] for answer in answers]
+
+    def insert(self, points: Sequence[Point]) -> None:
+        made = [_point(point) for point in points]
+        mode = models.UpdateMode.INSERT_ONLY
+        self._call(lambda client: client.upsert(self._collection, made, wait=True, update_mode=mode))
+
+    def replace(self, point: Point, condition: Condition) -> None:
+        made, wanted = [_point(point)], _filter(condition)
+        mode = models.UpdateMode.UPDATE_ONLY
+        self._call(
+            lambda client: client.upsert(self._collection, made, wait=True, update_filter=wanted, update_mode=mode)
+        )
+
+    def overwrite(self, payload: Mapping[str, Any], condition: Condition) -> None:
+        new, wanted = dict(payload), _filter(condition)
+        self._call(lambda client: client.overwrite_payload(self._collection, new, points=wanted, wait=True))
+
+    def delete(self, condition: Condition) -> None:
+        selector = models.FilterSelector(filter=_filter(condition))
+        self._call(lambda client: client.delete(self._collection, selector, wait=True))
+
+    def elsewhere(self, condition: Condition) -> str | None:
+        return None
+
+    def close(self) -> None:
+        with self._lock:
+            self._client.close()
+
+    def _create(self, client: QdrantClient, dimension: int) -> None:
+        client.create_collection(
+            self._collection,
+            vectors_config={MEANING: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+            sparse_vectors_config={WORDS: models.SparseVectorParams()},
+        )
+
+    def _call(self, operation: Callable[[QdrantClient], _Result]) -> _Result:
+        """Run one operation on the client and return its result."""
+        try:
+            with self._lock:
+                return operation(self._client)
+        except _FAILURES as error:
+            raise MemoryStoreError(f"The memory store refused the operation: {error}.") from error
+
+
+class ServerPoints(ClientPoints):
+    """A collection on a server, which needs no lock; a lost connection is tried again, up to three times."""
+
+    is_server = True
+
+    def __init__(self, url: str, collection: str, dimension: int, *, prefix: str) -> None:
+        """Reach a server; its key is in `QDRANT_API_KEY`, and our collections' names begin with `prefix`.
+
+        Raises:
+            MemoryStoreError: the URL is malformed, or the server does not answer or refuses.
+        """
+        self._url, self._prefix = url, prefix
+        try:
+            client = QdrantClient(
+                url=url,
+                api_key=os.environ.get("QDRANT_API_KEY") or None,
+                timeout=SERVER_TIMEOUT_S,
+                check_compatibility=False,
+            )
+        except ValueError as error:
+            raise MemoryStoreError(f"{url!r} is no server address ({error}). Write http://host:6333.") from error
+        super().__init__(client, collection, dimension)
+
+    @override
+    def elsewhere(self, condition: Condition) -> str | None:
+        wanted = _filter(condition)
+        for found in self._call(lambda client: client.get_collections().collections):
+            name = found.name
+            if not name.startswith(self._prefix) or name == self._collection:
+                continue
+            if self._call(lambda client, other=name: client.count(other, count_filter=wanted).count):  # type: ignore[misc]
+                return name
+        return None
+
+    @override
+    def _create(self, client: QdrantClient, dimension: int) -> None:
+        try:
+            super()._create(client, dimension)
+        except Exception:
+            if not client.collection_exists(self._collection):  # else another process was quicker: good
+                raise
+        for field, kind in INDEXES.items():
+            client.create_payload_index(self._collection, field, field_schema=_SCHEMAS[kind], wait=True)
+
+    @override
+    def _call(self, operation: Callable[[QdrantClient], _Result]) -> _Result:
+        retry = tenacity.Retrying(  # every call is idempotent
+            retry=tenacity.retry_if_exception_type(ResponseHandlingException),
+            stop=tenacity.stop_after_attempt(3),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=2.0),
+            reraise=True,
+        )
+        try:
+            return retry(operation, self._client)
+        except _FAILURES as error:
+            raise MemoryStoreError(self._explain(error)) from error
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, ResponseHandlingException):
+            return f"Cannot reach the Qdrant server at {self._url}: {error}. Is it running, and is the URL right?"
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnexpectedResponse) and error.status_code in (401, 403):
+            return f"The Qdrant server at {self._url} refused us: {reason}. Set QDRANT_API_KEY to a key that may write."
+        return f"The Qdrant server at {self._url} failed or refused the operation: {reason}."
+
+
+_SCHEMAS: dict[str, Any] = {
+    TENANT: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    KEYWORD: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    INTEGER: models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=False, range=True),
+    DATETIME: models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME),
+}
+
+
+def _point(point: Point) -> models.PointStruct:
+    vectors: Any = {MEANING: list(point.meaning), WORDS: _sparse(point.words)}
+    return models.PointStruct(id=point.id, vector=vectors, payload=dict(point.payload))
+
+
+def _sparse(weights: Mapping[int, float]) -> models.SparseVector:
+    return models.SparseVector(indices=list(weights), values=list(weights.values()))
+
+
+def _filter(condition: Condition) -> models.Filter:
+    return models.Filter(
+        must=[_part(part) for part in condition.must],
+        must_not=[_part(part) for part in condition.must_not] or None,
+    )
+
+
+def _part(part: Part) -> Any:
+    if isinstance(part, HasId):
+        return models.HasIdCondition(has_id=list(part.ids))
+    if isinstance(part, Equals):
+        return models.FieldCondition(key=part.key, match=models.MatchValue(value=part.value))
+    if isinstance(part, Either):
+        return models.Filter(should=[_part(one) for one in part.conditions])
+    kind: Any = models.Range if isinstance(part, NumberBetween) else models.DatetimeRange
+    return models.FieldCondition(key=part.key, range=kind(gt=part.gt, gte=part.gte, lt=part.lt, lte=part.lte))

@@ -1,0 +1,256 @@
+"""Points in a folder, in Qdrant's embedded engine.
+
+Durability: the engine writes every change to its log before it makes it, so a change that returned outlives the death
+of the process at any moment. What a power failure may take is what came after the last flush: that runs beside the
+writers, five seconds after the first change it has to carry, or after ten thousand points, so that the log which
+is replayed when the folder is opened stays short.
+Rankings are exact: the engine builds no approximate graph here, it compares with every entry under the condition.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import qdrant_edge as edge
+
+from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part
+from agemem_dspy.memory.point_store import (
+    DATETIME,
+    INDEXES,
+    INTEGER,
+    KEYWORD,
+    MEANING,
+    TENANT,
+    WORDS,
+    Hit,
+    Point,
+    PointStore,
+    Ranking,
+    Record,
+)
+
+FLUSH_AFTER_S = 5.0
+FLUSH_AFTER_POINTS = 10_000
+LEAST_FREE_BYTES = 64 * 2**20  # files are mapped: a page that finds no room on the disk would end the process
+_ALL = 2**31
+_Result = TypeVar("_Result")
+
+
+class EdgePoints(PointStore):
+    """The points of one folder, which nobody else may have open."""
+
+    is_server = False
+
+    def __init__(self, folder: Path, dimension: int) -> None:
+        """Open a folder, or make it.
+
+        Raises:
+            MemoryStoreError: it cannot be made or read.
+        """
+        self._folder = folder
+        self._shard = _open(folder, dimension)
+        self._failure: Exception | None = None
+        self._unflushed = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._flusher: threading.Thread | None = None
+
+    def scroll(self, condition: Condition, limit: int | None = None) -> list[Record]:
+        request = edge.ScrollRequest(limit=limit or _ALL, filter=_filter(condition), with_payload=True)
+        page, _ = self._read(lambda: self._shard.scroll(request))
+        return [Record(str(record.id), record.payload or {}) for record in page]
+
+    def count(self, condition: Condition) -> int:
+        request = edge.CountRequest(exact=True, filter=_filter(condition))
+        return self._read(lambda: self._shard.count(request))
+
+    def has(self, point_id: str) -> bool:
+        return bool(self._read(lambda: self._shard.retrieve([point_id], False, False)))
+
+    def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
+        requests = [
+            edge.QueryRequest(
+                limit=ranking.limit,
+                query=edge.Query.Nearest(_sparse(ranking.words or {}), WORDS)
+                if ranking.meaning is None
+                else edge.Query.Nearest(list(ranking.meaning), MEANING),
+                filter=_filter(ranking.condition),
+            )
+            for ranking in rankings
+        ]
+        answers = self._read(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
+        return [[Hit(str(one.id), one.score, None) for one in answer] for answer in answers]
+
+    def greatest(self, key: str) -> int:
+        """Return the greatest number in an indexed field, 0 without any."""
+        order = edge.OrderBy(key, edge.Direction.Desc)
+        request = edge.ScrollRequest(limit=1, order_by=order, with_payload=[key])
+        page, _ = self._read(lambda: self._shard.scroll(request))
+        return int((page[0].payload or {})[key]) if page else 0
+
+    def insert(self, points: Sequence[Point]) -> None:
+        made = [_point(point) for point in points]
+        operation = edge.UpdateOperation.upsert_points(made, update_mode=edge.UpdateMode.InsertOnly)
+        try:
+            self._write(operation, len(made))
+        except MemoryStoreError:
+            self._take_back([point.id for point in points])
+            raise
+
+    def replace(self, point: Point, condition: Condition) -> None:
+        mode = edge.UpdateMode.UpdateOnly
+        self._write(edge.UpdateOperation.upsert_points([_point(point)], _filter(condition), mode))
+
+    def overwrite(self, payload: Mapping[str, Any], condition: Condition) -> None:
+        self._write(edge.UpdateOperation.overwrite_payload_by_filter(_filter(condition), dict(payload)))
+
+    def delete(self, condition: Condition) -> None:
+        self._write(edge.UpdateOperation.delete_points_by_filter(_filter(condition)))
+
+    def elsewhere(self, condition: Condition) -> str | None:
+        return None
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._flusher is not None:
+            self._flusher.join()
+        try:
+            if self._failure is None and self._unflushed:
+                self._shard.flush()
+        except Exception as error:
+            raise self._failed(error) from error
+        finally:
+            self._shard.close()
+
+    def _read(self, operation: Callable[[], _Result]) -> _Result:
+        try:
+            return operation()
+        except Exception as error:  # the engine raises nothing more specific
+            raise MemoryStoreError(f"The memory folder {self._folder} cannot be read: {error}.") from error
+
+    def _write(self, operation: edge.UpdateOperation, points: int = 1) -> None:
+        if self._failure is not None:
+            raise MemoryStoreError(
+                f"The memory folder {self._folder} takes no more changes since one failed ({self._failure}). "
+                "Close it, look at free disk space and at the rights on the folder, and open it again."
+            )
+        self._refuse_full_disk()
+        try:
+            self._shard.update(operation)
+        except Exception as error:
+            raise self._failed(error) from error
+        with self._changed:
+            self._unflushed += points
+            if self._flusher is None:
+                self._flusher = threading.Thread(target=self._flush_now_and_then, name="agemem-flush", daemon=True)
+                self._flusher.start()
+            elif self._unflushed == points or self._unflushed >= FLUSH_AFTER_POINTS:
+                self._changed.notify_all()
+
+    def _refuse_full_disk(self) -> None:
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise MemoryStoreError(f"The memory folder {self._folder} is gone: {error}.") from error
+        free = disk.f_bavail * disk.f_frsize
+        if free < LEAST_FREE_BYTES:
+            raise MemoryStoreError(
+                f"There is no room for a change in the memory folder {self._folder}: the disk has {free >> 20} MiB "
+                f"left, and {LEAST_FREE_BYTES >> 20} are kept in reserve. Make free disk space. Nothing was changed."
+            )
+
+    def _failed(self, error: Exception) -> MemoryStoreError:
+        """Take no more changes: after a failure the engine refuses most, and may have made a part of this one."""
+        self._failure = error
+        return MemoryStoreError(
+            f"A change in the memory folder {self._folder} failed: {error}. Entries written before are intact and can "
+            "be read; look at free disk space and at the rights on the folder, and open it again."
+        )
+
+    def _take_back(self, ids: list[str]) -> None:
+        """Remove what an insertion that failed may have left in the log, from where it would come back."""
+        try:
+            self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
+        except Exception as error:  # noqa: BLE001 (the failure of the insertion is the one to tell)
+            self._failure = error
+
+    def _flush_now_and_then(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._unflushed)
+                self._changed.wait_for(
+                    lambda: self._closing or self._unflushed >= FLUSH_AFTER_POINTS, timeout=FLUSH_AFTER_S
+                )
+                if self._closing:  # `close` flushes
+                    return
+                self._unflushed = 0
+            try:
+                self._shard.flush()
+            except Exception as error:  # noqa: BLE001 (the next change raises it)
+                self._failure = error
+                return
+
+
+def _open(folder: Path, dimension: int) -> edge.EdgeShard:
+    """Load a folder; a new one appears whole, with its indexes, or not at all."""
+    config = edge.EdgeConfig(
+        vectors={MEANING: edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine)},
+        sparse_vectors={WORDS: edge.EdgeSparseVectorParams()},
+    )
+    try:
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            shard = edge.EdgeShard.create(str(partial), config)
+            for key, kind in INDEXES.items():
+                shard.update(edge.UpdateOperation.create_field_index(key, _SCHEMAS[kind]))
+            shard.close()
+            partial.rename(folder)
+        return edge.EdgeShard.load(str(folder), config)
+    except Exception as error:
+        raise MemoryStoreError(
+            f"Cannot open the memories in {folder}: {error}. Look at free disk space and at the rights on the folder; "
+            "if its files are damaged, put back a copy of the folder or import an export into a new one."
+        ) from error
+
+
+_SCHEMAS: dict[str, Any] = {
+    TENANT: edge.KeywordIndexParams(is_tenant=True),
+    KEYWORD: edge.KeywordIndexParams(),
+    INTEGER: edge.IntegerIndexParams(lookup=False, range=True),
+    DATETIME: edge.DatetimeIndexParams(),
+}
+
+
+def _point(point: Point) -> edge.Point:
+    return edge.Point(point.id, {MEANING: list(point.meaning), WORDS: _sparse(point.words)}, dict(point.payload))
+
+
+def _sparse(weights: Mapping[int, float]) -> edge.SparseVector:
+    return edge.SparseVector(list(weights), list(weights.values()))
+
+
+def _filter(condition: Condition) -> edge.Filter:
+    return edge.Filter(
+        must=[_part(part) for part in condition.must], must_not=[_part(part) for part in condition.must_not]
+    )
+
+
+def _part(part: Part) -> Any:
+    if isinstance(part, HasId):
+        return edge.HasIdCondition(set(part.ids))
+    if isinstance(part, Equals):
+        return edge.FieldCondition(key=part.key, match=edge.MatchValue(part.value))
+    if isinstance(part, Either):
+        return edge.Filter(should=[_part(one) for one in part.conditions])
+    kind: Any = edge.RangeFloat if isinstance(part, NumberBetween) else edge.RangeDateTime
+    return edge.FieldCondition(key=part.key, range=kind(gt=part.gt, gte=part.gte, lt=part.lt, lte=part.lte))

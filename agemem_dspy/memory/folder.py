@@ -1,0 +1,106 @@
+"""A memory folder: one process has it open, and its manifest holds it to one embedding model and one layout.
+
+agemem.json   the manifest
+.lock         held while it is open
+points/       the engine's own files
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import filelock
+
+from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError, StoreLocked
+from agemem_dspy.types import Embedder
+
+SCHEMA_VERSION = 3  # 3: written by the embedded engine; `state` in place of `removed`
+MANIFEST = "agemem.json"
+POINTS = "points"
+
+
+def lock_folder(folder: Path) -> filelock.BaseFileLock:
+    """Make a folder if it is missing, and hold it until the lock is released or this process ends.
+
+    Raises:
+        StoreLocked: another process holds it.
+        MemoryStoreError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", thread_local=False)
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise StoreLocked(
+            f"The memory folder {folder} is open in another process. Close it, use another folder, or "
+            "share the memories through a Qdrant server: LongTermMemory.open('http://localhost:6333')."
+        ) from error
+    except OSError as error:
+        raise MemoryStoreError(
+            f"Cannot open the memory folder {folder}: {error}. Choose a folder that can be written, "
+            "or look at free disk space."
+        ) from error
+    return lock
+
+
+def check_manifest(folder: Path, embedder: Embedder) -> None:
+    """Hold a folder to its embedding model and layout; one without a manifest is held to nothing yet.
+
+    Raises:
+        EmbedderMismatch: it was built with another model.
+        MemoryStoreError: it has another layout, or the manifest is damaged or cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        if not path.exists():
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, theirs = found["schema_version"], dict(found["embedder"])
+        name, dimension = theirs["name"], theirs["dimension"]
+    except OSError as error:
+        raise _unusable(path, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MemoryStoreError(
+            f"{path} is damaged ({error!r}). If the memories in this folder were made with {embedder.name!r}, delete "
+            "the file and open the folder again; it will be written anew."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise MemoryStoreError(
+            f"The memory folder {folder} has the layout {version}, this version reads {SCHEMA_VERSION}: "
+            "install the version of agemem-dspy that wrote it, export the memories, import them here."
+        )
+    if (name, dimension) != (embedder.name, embedder.dimension):
+        raise mismatch(str(folder), f"{name!r} ({dimension} dimensions)", embedder)
+
+
+def write_manifest(folder: Path, embedder: Embedder) -> None:
+    """Write down the model and the layout of a folder that has no manifest.
+
+    Raises:
+        MemoryStoreError: it cannot be written.
+    """
+    path = folder / MANIFEST
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "embedder": {"name": embedder.name, "dimension": embedder.dimension},
+    }
+    try:
+        if not path.exists():
+            temporary = folder / f"{MANIFEST}.tmp"
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def mismatch(where: str, theirs: str, embedder: Embedder) -> EmbedderMismatch:
+    """Return the error for a store that another embedding model has filled."""
+    return EmbedderMismatch(
+        f"The memories in {where} were made with the embedding model {theirs}, but this embedder is "
+        f"{embedder.name!r} ({embedder.dimension} dimensions). Open it with the former model, or use another place."
+    )
+
+
+def _unusable(path: Path, error: OSError) -> MemoryStoreError:
+    return MemoryStoreError(f"Cannot read or write {path}: {error}. Look at rights and free disk space.")
