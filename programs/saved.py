@@ -41,7 +41,7 @@ from agemem_dspy.types import Embedder
 logger = logging.getLogger(__name__)
 
 _SETTINGS: Mapping[type[Program], tuple[str, ...]] = {
-    AgeMemAgent: ("max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold"),
+    AgeMemAgent: ("max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold", "on_overflow"),
     NoMemoryAgent: ("max_context_tokens",),
     RetrieveOnlyAgent: ("top_k", "max_context_tokens"),
 }
