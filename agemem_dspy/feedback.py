@@ -7,7 +7,7 @@ from typing import Any
 
 from agemem_dspy.ledger import Gold, Ledger
 from agemem_dspy.scoring import mentions, normalize
-from agemem_dspy.terms import retrieved_for_answer
+from agemem_dspy.terms import by_guard, retrieved_for_answer
 from agemem_dspy.types import Stage, Step, ToolEvent, Trajectory
 
 _LONGEST_QUOTE = 160
@@ -41,7 +41,10 @@ def _answer(example: Any, trajectory: Trajectory, terms: Mapping[str, float]) ->
         yield f"The answer was right: {_fields(trajectory.answer)}."
     else:
         yield f"The answer was {_fields(trajectory.answer)}; expected {wanted}."
-    if trajectory.context_tokens > trajectory.max_context_tokens:
+    removed = sum(len(event.contents) for event in trajectory.events if by_guard(event))
+    if removed:
+        yield f"The context overflowed, and the system took {removed} messages out of it: filter or summarize earlier."
+    elif trajectory.context_tokens > trajectory.max_context_tokens:
         yield (
             f"The context held {trajectory.context_tokens} tokens, over the limit of {trajectory.max_context_tokens}: "
             "filter or summarize earlier."

@@ -14,7 +14,9 @@ Deviations from the paper:
    the agent never stored anything: there was nothing to keep.
 4. Relevance counts only what the policy itself retrieved in stage 3. When the question needs no
    fact ("I don't know"), having looked is enough.
-5. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
+5. What the overflow guard took out of the context counts as still there, and its summary as not there: the terms are
+   those of the context as the policy left it, and a guard that had to act is an overflow.
+6. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
    early, after replies that could not be read, costs the same.
 """
 
@@ -28,7 +30,7 @@ from typing import Any, Protocol
 from agemem_dspy.errors import RewardError
 from agemem_dspy.ledger import Entry, Gold, Ledger, settled, useful
 from agemem_dspy.scoring import answer_score, mentions, normalize
-from agemem_dspy.types import Embedder, Stage, StopReason, ToolEvent, Trajectory
+from agemem_dspy.types import OVERFLOW_GUARD, Embedder, Stage, StopReason, ToolEvent, Trajectory
 
 
 class AnswerJudge(Protocol):
@@ -91,14 +93,14 @@ def compression(example: Any, trajectory: Trajectory, ctx: TermContext) -> float
     """Return max(0, 1 - T_used / T_max), in [0, 1]."""
     if trajectory.max_context_tokens <= 0:
         raise RewardError(f"max_context_tokens is {trajectory.max_context_tokens}; it must be the positive limit T_max")
-    return min(1.0, max(0.0, 1.0 - trajectory.context_tokens / trajectory.max_context_tokens))
+    return min(1.0, max(0.0, 1.0 - tokens_left(trajectory) / trajectory.max_context_tokens))
 
 
 def preventive(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
     """Return 1 if the policy's filter or summarize freed tokens after stage 1 and before any overflow, else 0."""
     limit = trajectory.max_context_tokens
     for event in sorted(trajectory.events, key=lambda event: event.index):
-        if event.tokens_before > limit:
+        if event.tokens_before > limit or by_guard(event):
             return 0.0
         clears = event.tool in ("filter_context", "summarize_context") and event.stage > Stage.CONSTRUCT
         if clears and _earns(event) and _freed(event):
@@ -111,7 +113,7 @@ def preventive(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
 def preservation(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
     """Return the share of the key items in the final context, in [0, 1]; 1 without key items."""
     items = Gold.of(example).key_items
-    return _mean([float(mentions(item, trajectory.context)) for item in items], empty=1.0)
+    return _mean([float(mentions(item, texts_left(trajectory))) for item in items], empty=1.0)
 
 
 def storage(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
@@ -155,7 +157,7 @@ def penalty(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
     """Return P in [-1.5, 0]: -1 for a question given up without an answer, -0.5 for T_used > T_max."""
     gave_up = trajectory.stop_reason in (StopReason.ROUND_LIMIT, StopReason.UNREADABLE)
     unanswered = trajectory.answer is None and gave_up
-    overflown = trajectory.context_tokens > trajectory.max_context_tokens
+    overflown = tokens_left(trajectory) > trajectory.max_context_tokens
     return 0.0 - 1.0 * unanswered - 0.5 * overflown
 
 
@@ -174,6 +176,24 @@ def memory_quality(example: Any, trajectory: Trajectory, ctx: TermContext) -> fl
     precision = sum(useful(entries, gold)) / len(entries)
     recall = sum(any(gold.says(fact, text) for text in entries) for fact in gold.facts) / len(gold.facts)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def by_guard(event: ToolEvent) -> bool:
+    """Tell whether the overflow guard made room in the context; a policy may write its name, but not act for it."""
+    return event.tool == OVERFLOW_GUARD and event.automatic
+
+
+def tokens_left(trajectory: Trajectory) -> int:
+    """Return T_used as the policy left it: the tokens in context when answering, and those that the guard took out."""
+    return trajectory.context_tokens + sum(event.tokens_before - event.tokens_after for event in _guarded(trajectory))
+
+
+def texts_left(trajectory: Trajectory) -> list[str]:
+    """Return the final context as the policy left it: with what the guard took out, without its summaries."""
+    events = _guarded(trajectory)
+    summaries = {event.detail for event in events}
+    texts = [*(content for event in events for content in event.contents), *trajectory.context]
+    return [text for text in texts if text not in summaries]
 
 
 def score_fields(example: Any, fields: Mapping[str, Any], ctx: TermContext) -> float:
@@ -241,6 +261,12 @@ def _judged(entries: Sequence[Entry], gold: Gold, ctx: TermContext) -> list[floa
 
 def _inputs(example: Any) -> set[str]:
     return set(getattr(example, "_input_keys", None) or ())
+
+
+def _guarded(trajectory: Trajectory) -> list[ToolEvent]:
+    """Return the events in which the guard changed the final context, which begins anew after stage 1."""
+    wiped = any(step.stage > Stage.CONSTRUCT for step in trajectory.steps)
+    return [event for event in trajectory.events if by_guard(event) and (event.stage > Stage.CONSTRUCT or not wiped)]
 
 
 def _earns(event: ToolEvent) -> bool:

@@ -23,7 +23,7 @@ from agemem_dspy.memory.checks import checked_metadata, checked_text
 from agemem_dspy.memory.embedder import similarity
 from agemem_dspy.memory.filters import checked_where
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.memory.short_term import Message, ShortTermMemory
+from agemem_dspy.memory.short_term import Edit, Message, ShortTermMemory, summary_message
 from agemem_dspy.signatures import (
     OPERATIONS,
     TOOL_ALIASES,
@@ -32,7 +32,7 @@ from agemem_dspy.signatures import (
     canonical_call,
     tool_from_signature,
 )
-from agemem_dspy.types import Memory, Stage, ToolEvent
+from agemem_dspy.types import OVERFLOW_GUARD, UNDO_EDIT, Memory, Stage, ToolEvent
 
 READ_TOOLS = frozenset({"retrieve_memory"})
 
@@ -96,7 +96,7 @@ class MemoryToolkit:
         self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
         self._users: dict[str, dspy.Tool] = {}
         for tool in tools:
-            if tool.name.lower() in TOOL_ALIASES or tool.name in self._users:
+            if tool.name.lower() in {*TOOL_ALIASES, OVERFLOW_GUARD, UNDO_EDIT} or tool.name in self._users:
                 raise ConfigurationError(f"rename the tool {tool.name!r}: another tool has that name")
             self._users[tool.name] = tool
 
@@ -158,6 +158,32 @@ class MemoryToolkit:
         """Log a step that was not a call at all, and tell the agent."""
         before = self.short_term.tokens
         return self._log("", {}, before, _Outcome(f"error: {error}"), error=error)
+
+    def guarded(self, edit: Edit, *, tokens: tuple[int, int], limit: int, notes: tuple[str, ...] = ()) -> ToolEvent:
+        """Log that the system made room in the context; the event is marked automatic and earns nothing.
+
+        Args:
+            edit: what was taken out, and the summary that was put in its place, if any.
+            tokens: of the prompt before and after.
+            limit: which the prompt would have exceeded.
+        """
+        contents, summary = tuple(m.content for m in edit.removed), edit.added.content if edit.added else ""
+        outcome = _Outcome(f"{'summarized' if summary else 'dropped'} {len(contents)} messages", (), contents, summary)
+        arguments = {"limit": limit}
+        return self._log(OVERFLOW_GUARD, arguments, tokens[0], outcome, after=tokens[1], automatic=True, notes=notes)
+
+    def undo_edit(self) -> ToolEvent:
+        """Take back the last change of the context, whoever made it.
+
+        It is a program's or a user's doing, never the policy's, and marked automatic.
+
+        Raises:
+            ToolError: nothing was changed since the context was last cleared.
+        """
+        before = self.short_term.tokens
+        contents = tuple(message.content for message in self.short_term.undo().removed)
+        outcome = _Outcome(f"put back {len(contents)} messages", (), contents)
+        return self._log(UNDO_EDIT, {}, before, outcome, automatic=True)
 
     def _dispatch(
         self, name: str, arguments: dict[str, Any], summarize: Summarizer | None, call_message: int | None
@@ -244,9 +270,7 @@ class MemoryToolkit:
         summary = yield from summarize(conversation)
         if not summary:
             raise ToolError("the summary was empty; nothing was replaced")
-        self.short_term.replace(
-            [m.id for m in messages], Message(role="user", content=f"summary: {summary}", kind="summary")
-        )
+        self.short_term.replace([m.id for m in messages], summary_message(summary))
         return _Outcome(f"summarized {len(messages)} messages", (), tuple(m.content for m in messages), summary)
 
     def _filter(self, criteria: str, call_message: int | None) -> _Outcome:
@@ -273,6 +297,7 @@ class MemoryToolkit:
         before: int,
         outcome: _Outcome,
         *,
+        after: int | None = None,
         error: str | None = None,
         automatic: bool = False,
         notes: tuple[str, ...] = (),
@@ -291,7 +316,7 @@ class MemoryToolkit:
             contents=outcome.contents,
             detail=outcome.detail,
             tokens_before=before,
-            tokens_after=self.short_term.tokens,
+            tokens_after=self.short_term.tokens if after is None else after,
             automatic=automatic,
             notes=notes,
         )

@@ -17,6 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+OVERFLOW_GUARD = "overflow_guard"  # as `ToolEvent.tool`: the system made room in the context, not the policy
+UNDO_EDIT = "undo_edit"  # as `ToolEvent.tool`: a program took back a change of the context
+
 
 class Stage(enum.IntEnum):
     """The three stages of a trajectory (AgeMem, section 3)."""
@@ -85,6 +88,7 @@ class ToolEvent:
     retrieved; for filter and summarize, `contents` holds the removed messages. `detail`
     holds what replaced them (the summary) or, for update and delete, the former content.
     `tokens_before` and `tokens_after` count the short-term context around the operation.
+    `automatic` is what the system did by itself: it earns and costs nothing.
     """
 
     index: int
@@ -127,8 +131,9 @@ class Completion:
 class Step:
     """One LM call of a trajectory: what was seen, what was written, what came of it.
 
-    `kind` is "act" for the agent's own step and "summarize" for the LM call inside
-    `summarize_context`. `completion` is None when the LM is not a local policy.
+    `kind` is "act" for the agent's own step, "summarize" for the LM call inside
+    `summarize_context` and "guard" for the overflow guard's, which is not trained on.
+    `completion` is None when the LM is not a local policy.
     """
 
     stage: Stage

@@ -22,8 +22,8 @@ class Budget:
         max_metric_calls: trajectories that are scored, in all phases together. An eighth of them, at most 32, goes into
             each of the first two phases.
         max_steps: of GRPO; else as "light".
-        max_minutes: of all phases together. The first two take what they need, GRPO what is left, and one step at
-            least; its learning rate's course is laid out as for "heavy".
+        max_minutes: of all phases together. The first two take what they need, GRPO what is left: one step at least, at
+            most as many as "heavy". Its learning rate does not fall.
 
     Raises:
         ConfigurationError: several of them, one that is not positive, or an unknown `auto`.

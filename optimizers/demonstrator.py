@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -65,7 +65,8 @@ class Demonstrator(dspy.Module):
             careless = careless_outputs(example, self.mistakes, source)
             outputs = ({name if key == "answer" else key: value for key, value in out.items()} for out in careless)
         outputs = within_tools(outputs, episode.agent.memory_tools, list(episode.agent.signature.output_fields))
-        episode.agent.step = Script(outputs, episode.agent.step.signature)
+        student = self.student.agent.step
+        episode.agent.step = Script(outputs, student.signature, lm=student.lm, demos=student.demos)
         return episode(**example.inputs())
 
 
@@ -103,10 +104,17 @@ def chosen_teacher(teacher: Any, student: ThreeStageEpisode) -> dspy.Module:
 
 
 class Script:
-    """Stands in for the step predictor and returns prepared outputs, one a call."""
+    """Stands in for the step predictor and returns prepared outputs, one a call; `lm` and `demos` are for counting."""
 
-    def __init__(self, outputs: Iterator[Mapping[str, Any]], signature: type[dspy.Signature]) -> None:
-        self.outputs, self.signature, self.lm = outputs, signature, None
+    def __init__(
+        self,
+        outputs: Iterator[Mapping[str, Any]],
+        signature: type[dspy.Signature],
+        *,
+        lm: Any = None,
+        demos: Sequence[Any] = (),
+    ) -> None:
+        self.outputs, self.signature, self.lm, self.demos = outputs, signature, lm, demos
 
     def __call__(self, **inputs: Any) -> dspy.Prediction:
         output = next(self.outputs, None)

@@ -16,10 +16,11 @@ class GRPOConfig:
     Args:
         num_generations: K, trajectories of one task (8).
         tasks_per_step: groups in one update.
-        max_steps: updates; the learning rate's course is laid out for so many.
+        max_steps: updates; the learning rate falls over so many.
         max_metric_calls: play no step that would bring the scored trajectories, resampled ones and validations
             included, above this.
-        max_minutes: stop after the step in which so many minutes were over, all runs that were taken up together.
+        max_minutes: stop after the step in which so many minutes were over, all runs that were taken up together. Which
+            one that is, is not known before, so the learning rate does not fall (see `training.rate_at`).
         temperature: of the sampler, and of the log-probabilities trained on.
         beta: weight of the KL to the policy that training started from (0.1).
         clip: half-width of the ratio's interval (0.2); None is Eq. 6 as printed.

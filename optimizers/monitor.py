@@ -10,6 +10,7 @@ from typing import Any
 
 from agemem_dspy.optimizers.grpo import group_advantages
 from agemem_dspy.rewards import TERMS
+from agemem_dspy.terms import by_guard
 from agemem_dspy.types import Group, Stage
 
 ADVANTAGE_EDGES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
@@ -20,8 +21,9 @@ def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
 
     Returns:
         mean `reward`, its standard deviation and the mean `terms`; `tied_groups`; `parse_rate`, `tool_success` and, of
-        the trajectories that were asked something, `answer_rate`, each None where there was nothing to count; `tools`,
-        the calls by name, and their entropy in nats; `advantages`, how many trajectories lie between the
+        the trajectories that were asked something, `answer_rate`, each None where there was nothing to count;
+        `guarded`, in how many trajectories the system had to make room in the context; `tools`, the calls by name,
+        and their entropy in nats; `advantages`, how many trajectories lie between the
         `ADVANTAGE_EDGES`.
     """
     rewards = [reward for group in groups for reward in group.rewards]
@@ -40,6 +42,7 @@ def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
         "parse_rate": statistics.fmean(step.parsed for step in steps) if steps else None,
         "tool_success": statistics.fmean(e.ok for e in events) if events else None,
         "answer_rate": statistics.fmean(t.answer is not None for t in asked) if asked else None,
+        "guarded": sum(any(map(by_guard, trajectory.events)) for trajectory in trajectories),
         "tools": dict(tools),
         "tool_entropy": -sum(n / tools.total() * math.log(n / tools.total()) for n in tools.values()),
         "advantages": _histogram([float(one) for own in advantages for one in own]),

@@ -13,6 +13,8 @@ from agemem_dspy.types import Completion, Group, Stage
 def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
     """Return each trajectory's taped completions with their stages, in the order they were sampled.
 
+    Summaries that the overflow guard asked for are the system's doing and are left out.
+
     Raises:
         ConfigurationError: a step has no completion, so it was not sampled by a local policy.
     """
@@ -20,7 +22,8 @@ def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
     for trajectory in group.trajectories:
         if any(step.completion is None and step.error is None for step in trajectory.steps):
             raise ConfigurationError("a step carries no sampled tokens; the whole program must use one local policy")
-        taped.append([(step.stage, step.completion) for step in trajectory.steps if step.completion is not None])
+        own = [step for step in trajectory.steps if step.completion is not None and step.kind != "guard"]
+        taped.append([(step.stage, step.completion) for step in own if step.completion is not None])
     return taped
 
 

@@ -30,7 +30,7 @@ class StepwiseGRPO(Teleprompter):
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
     three stages, an advantage within its group (see `GRPOConfig.credit`), and takes one optimizer step. The learning
-    rate rises for three steps and then falls linearly to a tenth.
+    rate rises for three steps and then falls linearly to a tenth, or stays where `max_minutes` may end the run.
 
     Args:
         metric: the reward; the same object that scores prompts.
@@ -130,6 +130,7 @@ class StepwiseGRPO(Teleprompter):
                 self.config.max_steps,
                 sample=run.sample,
                 updated=run.updated,
+                decay=self.config.max_minutes is None,
                 beta=self.config.beta,
                 clip=self.config.clip,
                 temperature=self.config.temperature,

@@ -145,6 +145,7 @@ class PolicyTrainer:
         sample: Sampling,
         updated: Updated,
         first: int = 0,
+        decay: bool = True,
         beta: float = 0.0,
         clip: float | None = 0.2,
         temperature: float = 1.0,
@@ -154,7 +155,7 @@ class PolicyTrainer:
             samples = sample(step)
             metrics: Mapping[str, float] = {}
             if samples:
-                rate = rate_at(step, steps)
+                rate = rate_at(step, steps if decay else None)
                 metrics = self.update(samples, beta=beta, clip=clip, temperature=temperature, rate=rate)
                 return_freed_memory()
             if not updated(step, self.weights(), metrics):

@@ -31,6 +31,7 @@ class GRPOBackend(Protocol):
         *,
         sample: Sampling,
         updated: Updated,
+        decay: bool = True,
         beta: float = 0.0,
         clip: float | None = 0.2,
         temperature: float = 1.0,
@@ -38,7 +39,8 @@ class GRPOBackend(Protocol):
         """Take optimizer steps until `updated` says that it is enough.
 
         Args:
-            steps: most of them; the learning rate's course is laid out for so many.
+            steps: most of them.
+            decay: the learning rate falls over so many steps; else it stays up. See `rate_at`.
             sample: called with a step, from 0; plays it with the weights last reported and returns its calls.
             updated: called after a step with the weights and numbers such as `loss`, `grad_norm` and `kl`; no numbers
                 mean that nothing was trained.
@@ -106,7 +108,11 @@ class TRLConfig(TrainerConfig):
             raise ConfigurationError(f"options must not hold {twice[0]!r}: it is set by TRLConfig or GRPOConfig")
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied by: three steps up, since Adam's first ones are its wildest, then
-    linearly down to a tenth."""
-    return min((step + 1) / 3, 1 - 0.9 * step / steps)
+def rate_at(step: int, steps: int | None) -> float:
+    """Return what the learning rate is multiplied by in a step, from 0.
+
+    Three steps up, since Adam's first ones are its wildest, then linearly down to a tenth at the last of `steps`. Where
+    the last one is not known before (None) it stays up: a course by the clock would let the weights depend on what
+    else the machine does, and a run that is taken up again would end elsewhere.
+    """
+    return min((step + 1) / 3, 1.0 if steps is None else 1 - 0.9 * step / steps)

@@ -103,6 +103,7 @@ class TRLTrainer:
         *,
         sample: Sampling,
         updated: Updated,
+        decay: bool = True,
         beta: float = 0.0,
         clip: float | None = 0.2,
         temperature: float = 1.0,
@@ -114,11 +115,11 @@ class TRLTrainer:
         """
         if clip is None:
             raise ConfigurationError("TRL always clips; set clip, or use a TrainerConfig in place of the TRLConfig")
-        config = self.config
+        config, course = self.config, steps if decay else None
         with tempfile.TemporaryDirectory() as folder:
             arguments = self._arguments(folder, max_steps=steps, beta=beta, epsilon=clip, temperature=temperature)
             optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=config.learning_rate, weight_decay=0.0)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(min(step, steps - 1), steps))
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(min(step, steps - 1), course))
             trainer = RecordedGRPOTrainer(
                 lambda: self._rows(trainer, sample(trainer.state.global_step)),
                 model=self.adapter.model,

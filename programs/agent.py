@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none, format_field_value
@@ -14,6 +14,7 @@ from dspy.signatures.signature import ensure_signature
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import ShortTermMemory, approximate_tokens
+from agemem_dspy.programs.overflow import OnOverflow
 from agemem_dspy.programs.program import Program
 from agemem_dspy.programs.session import Play, Session, arun, run
 from agemem_dspy.signatures import OPERATIONS, MemoryOperation, WriteSummary, step_signature
@@ -36,6 +37,9 @@ class AgeMemAgent(Program):
         max_context_tokens: T_max (8192 in the paper).
         recall_top_k: memories shown by the automatic recall (3 in the paper).
         filter_threshold: theta_f of `filter_context` (0.6 in the paper).
+        on_overflow: what the system does before a prompt exceeds max_context_tokens or a local policy's window:
+            "drop_oldest" takes the oldest messages out, "summarize" lets the LM write a summary in their place,
+            "error" ends the turn. Logged as its own doing, which earns and costs no reward; see `OverflowGuard`.
         adapter: renders steps; DSPy's configured one when left out. Local policies use `CompactAdapter`.
 
     Example:
@@ -54,6 +58,7 @@ class AgeMemAgent(Program):
         max_context_tokens: int = 8192,
         recall_top_k: int = 3,
         filter_threshold: float = 0.6,
+        on_overflow: OnOverflow = "drop_oldest",
         adapter: dspy.Adapter | None = None,
     ) -> None:
         super().__init__()
@@ -64,11 +69,16 @@ class AgeMemAgent(Program):
         unknown = [name for name in memory_tools if name not in OPERATIONS]
         if unknown:
             raise ConfigurationError(f"there is no memory tool {unknown[0]!r}; choose some of {', '.join(OPERATIONS)}")
+        if on_overflow not in get_args(OnOverflow):
+            raise ConfigurationError(
+                f"on_overflow must be one of {', '.join(get_args(OnOverflow))}, not {on_overflow!r}"
+            )
         self.signature = ensure_signature(signature)
         if "user_id" in self.signature.input_fields:
             raise ConfigurationError("rename the input field 'user_id': it names whose memory is used")
         self.max_rounds, self.max_context_tokens = max_rounds, max_context_tokens
         self.recall_top_k, self.filter_threshold = recall_top_k, filter_threshold
+        self.on_overflow = on_overflow
         self.adapter = adapter
         self.tools = [tool if isinstance(tool, dspy.Tool) else dspy.Tool(tool) for tool in tools]
         self.step = dspy.Predict(step_signature(self.signature))
@@ -120,6 +130,7 @@ class AgeMemAgent(Program):
             required=[name for name in outputs if not annotation_allows_none(outputs[name].annotation)],
             max_rounds=self.max_rounds,
             recall_top_k=self.recall_top_k,
+            on_overflow=self.on_overflow,
         )
 
     def task_text(self, inputs: Mapping[str, Any]) -> str:

@@ -49,7 +49,14 @@ logger = logging.getLogger(__name__)
 
 _MANAGED = ("top_k", "short_term_tools", "max_rounds", "max_context_tokens")
 _SETTINGS: Mapping[type[Program], tuple[str, ...]] = {
-    AgeMemAgent: ("memory_tools", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold"),
+    AgeMemAgent: (
+        "memory_tools",
+        "max_rounds",
+        "max_context_tokens",
+        "recall_top_k",
+        "filter_threshold",
+        "on_overflow",
+    ),
     NoMemoryAgent: ("max_context_tokens",),
     RetrieveOnlyAgent: ("top_k", "max_context_tokens"),
     FullContextAgent: ("max_context_tokens",),

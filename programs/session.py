@@ -18,7 +18,9 @@ from agemem_dspy.errors import ToolError
 from agemem_dspy.memory.short_term import Kind, Message, ShortTermMemory
 from agemem_dspy.policy.compact import render_step
 from agemem_dspy.policy.recorder import Tape, record
-from agemem_dspy.signatures import Transcript, answer_fields
+from agemem_dspy.programs.overflow import OnOverflow, OverflowGuard
+from agemem_dspy.programs.window import ContextWindow, as_shown
+from agemem_dspy.signatures import answer_fields
 from agemem_dspy.tools import READ_TOOLS, MemoryToolkit
 from agemem_dspy.types import Completion, Stage, Step, StopReason, ToolEvent, Trajectory
 
@@ -44,6 +46,7 @@ class Session:
         required: outputs without which an answer is not one.
         max_rounds: LM calls allowed in one turn.
         recall_top_k: how many memories an automatic recall shows.
+        on_overflow: what the system does when a prompt would not fit; see `OverflowGuard`.
     """
 
     def __init__(
@@ -55,13 +58,17 @@ class Session:
         required: Collection[str],
         max_rounds: int,
         recall_top_k: int,
+        on_overflow: OnOverflow = "drop_oldest",
     ) -> None:
         self.predictor, self.summarizer, self.toolkit = predictor, summarizer, toolkit
         self.required, self.max_rounds, self.recall_top_k = required, max_rounds, recall_top_k
+        self.window = ContextWindow(predictor, toolkit.tools, max_tokens=toolkit.short_term.max_tokens)
+        self.guard = OverflowGuard(on_overflow, toolkit, self.window)
         self.steps: list[Step] = []
         self.stop_reason = StopReason.ROUND_LIMIT
         self.answer: dict[str, Any] | None = None
         self.context_tokens = 0
+        self._opening = Message(role="user", content="")  # the message that began this turn
 
     @property
     def context(self) -> ShortTermMemory:
@@ -76,8 +83,11 @@ class Session:
         """
         kit = self.toolkit
         kit.stage, kit.turn, kit.round = stage, turn, 0
-        self.context.append(
-            Message(role="user", content=text, kind="question" if must_answer else "message", pinned=must_answer)
+        self.context.overhead = self.context.overhead or self.window.count(())
+        if self._opening in self.context.messages:  # the question of a turn that is over need not stay
+            self.context.unpin(self._opening.id)
+        self._opening = self.context.append(
+            Message(role="user", content=text, kind="question" if must_answer else "message")
         )
         if recall and text.strip():
             event = kit.recall(text, self.recall_top_k)
@@ -98,18 +108,21 @@ class Session:
     def _step(self, must_answer: bool) -> Play:
         """Make one LM call and execute what it asks for; return whether the turn is over."""
         kit, signature, tape = self.toolkit, self.predictor.signature, Tape()
-        seen = tuple({"role": m.role, "kind": m.kind, "content": m.content} for m in self.context.messages)
-        inputs = {"context": Transcript(messages=[dict(m) for m in seen]), "tools": kit.tools}
         output: Mapping[str, Any] = {}
-        error, wrote, overflow = None, "", False
-        try:
-            output = yield Ask(Taped(self.predictor, tape), inputs)
-        except AdapterParseError as failure:
-            error, wrote = first_line(failure), failure.lm_response
-        except ContextWindowExceededError as failure:
-            error, overflow = first_line(failure), True
+        error, wrote = None, ""
+        overflow = yield from self._make_room()
+        while overflow is None:
+            try:
+                output = yield Ask(Taped(self.predictor, tape), self.window.inputs(self.context.messages))
+                break
+            except AdapterParseError as failure:
+                error, wrote = first_line(failure), failure.lm_response
+                break
+            except ContextWindowExceededError as failure:
+                overflow = yield from self._make_room(refusal=first_line(failure))
+        seen = tuple(as_shown(message) for message in self.context.messages)
         completion = tape.completions[-1] if tape.completions else None
-        self.context_tokens = len(completion.prompt_ids) if completion else self.context.tokens
+        self.context_tokens = self._prompt_tokens(completion)
 
         requested = getattr(output.get("tool_calls"), "tool_calls", None) or []
         calls = [{"name": call.name, "arguments": call.args} for call in requested]
@@ -120,11 +133,11 @@ class Session:
             kind="act",
             context=seen,
             output={"reasoning": output.get("reasoning") or "", "tool_calls": calls, "answer": answer or None},
-            parsed=error is None and bool(calls or answered),
-            error=error,
+            parsed=bool(calls or answered),
+            error=error or overflow,
             completion=completion,
         )
-        if overflow:
+        if overflow is not None:
             self.stop_reason = StopReason.CONTEXT_OVERFLOW
             return True
 
@@ -154,8 +167,13 @@ class Session:
         self.steps[position] = replace(step, events=tuple(events))
         return self._finished(answer if answered else {}, events, must_answer)
 
-    def _summarize(self, conversation: str) -> Generator[Ask, Any, str]:
-        """Make the LM call behind `summarize_context`; return the summary, empty when it cannot be read.
+    def _make_room(self, refusal: str | None = None) -> Generator[Any, Any, str | None]:
+        """Let the guard make the next prompt fit; return why it cannot be asked, if so."""
+        summarize = partial(self._summarize, kind="guard")
+        return self.guard.make_room(self._opening.id, summarize, refusal=refusal)
+
+    def _summarize(self, conversation: str, kind: str = "summarize") -> Generator[Ask, Any, str]:
+        """Make the LM call that writes a summary; return it, empty when it cannot be read.
 
         Raises:
             ToolError: the conversation is too long for the LM.
@@ -169,7 +187,7 @@ class Session:
         except ContextWindowExceededError as failure:
             raise ToolError("the messages are too long to summarize at once; give a smaller span") from failure
         self._record(
-            kind="summarize",
+            kind=kind,
             context=({"role": "user", "kind": "message", "content": conversation},),
             output={"summary": summary},
             parsed=bool(summary),
@@ -181,12 +199,19 @@ class Session:
     def _record(self, *, completion: Completion | None, **what: Any) -> Step:
         """Add a step, stamped with where the episode is and what its prompt cost."""
         kit = self.toolkit
-        tokens = len(completion.prompt_ids) if completion else self.context.tokens
         step = Step(
-            stage=kit.stage, turn=kit.turn, round=kit.round, prompt_tokens=tokens, completion=completion, **what
+            stage=kit.stage,
+            turn=kit.turn,
+            round=kit.round,
+            prompt_tokens=self._prompt_tokens(completion),
+            completion=completion,
+            **what,
         )
         self.steps.append(step)
         return step
+
+    def _prompt_tokens(self, completion: Completion | None) -> int:
+        return len(completion.prompt_ids) if completion else self.window.count(self.context.messages)
 
     def _finished(self, answer: dict[str, Any], events: list[ToolEvent], must_answer: bool) -> bool:
         succeeded = all(event.ok for event in events)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from agemem_dspy.cli.guard import guard_events, guard_json, guard_line
 from agemem_dspy.cli.memory import DEFAULT_WHERE, UserOption, WhereOption, open_memory, show_memories
 from agemem_dspy.cli.models import ModelOption, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
@@ -21,6 +22,7 @@ from agemem_dspy.cli.program import (
     chosen_program,
 )
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError
+from agemem_dspy.types import OVERFLOW_GUARD
 
 if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
@@ -40,6 +42,7 @@ DEEDS = {
 
 
 CHANGES = ("add_memory", "update_memory", "delete_memory")
+EDITS = ("filter_context", "summarize_context", OVERFLOW_GUARD)
 
 
 def chat(
@@ -56,7 +59,8 @@ def chat(
     """Talk to an agent; after each turn see what it stored, changed, forgot and retrieved.
 
     Lines are read from the terminal or from a pipe. /memory lists what is remembered, /undo takes back what the last
-    turn changed, /quit ends. With --json every turn is one JSON object on a line.
+    turn changed, /quit ends. Where the conversation no longer fits the model, its oldest part is dropped, and said so.
+    With --json every turn is one JSON object on a line.
     """
     with output(as_json) as out:
         player = chosen_program(
@@ -78,13 +82,14 @@ def chat(
 
 
 class _Conversation:
-    """Turns of one agent over one store; the context grows until it no longer fits, then begins anew."""
+    """Turns of one agent over one store; a context in which nothing makes room any more begins anew."""
 
     def __init__(self, agent: AgeMemAgent, memory: LongTermMemory, out: Output) -> None:
         self.agent, self.memory, self.out = agent, memory, out
         self.session = agent.session(memory)
         self.turns = 0
         self.changed: list[str] = []  # the memories that the last turn changed, in order
+        self.edits = 0  # how often the last turn removed messages from the context
 
     def hold(self, lines: Iterable[str]) -> None:
         """Answer every line until there is none or /quit."""
@@ -115,10 +120,13 @@ class _Conversation:
             content = None if memory is None else memory.content
             undone.append({"id": memory_id, "content": content})
             self.out.say(f"  < undone: {content or 'it is no longer remembered'}", "dim")
-        if not undone:
+        restored = [content for _ in range(self.edits) for content in self.session.toolkit.undo_edit().contents]
+        for content in restored:
+            self.out.say(f"  < back in the conversation: {content}", "dim")
+        if not undone and not restored:
             self.out.say("the last turn changed nothing")
-        self.changed = []
-        self.out.result({"undone": undone})
+        self.changed, self.edits = [], 0
+        self.out.result({"undone": undone, "restored": restored})
 
     def _answer(self, text: str) -> None:
         from agemem_dspy.programs.session import run
@@ -136,8 +144,11 @@ class _Conversation:
         finally:
             events = self.session.toolkit.events[seen:]
             self.changed = [event.memory_ids[0] for event in events if event.ok and event.tool in CHANGES]
+            self.edits = sum(event.ok and event.tool in EDITS for event in events)
         answer = self.session.answer or {}
-        deeds = describe_deeds(self.session.toolkit.events[seen:])
+        deeds, room = describe_deeds(events), [guard_json(event) for event in guard_events(events)]
+        for event in guard_events(events):
+            self.out.say(f"  / {guard_line(event)}", "dim")
         for kind, begins in (*DEEDS.values(), ("failed", "! failed")):
             for entry in deeds[kind]:
                 was = f"   (was: {entry['was']})" if entry.get("was") else ""
@@ -146,10 +157,10 @@ class _Conversation:
             self.out.say(f"agent> {value}" if len(answer) == 1 else f"agent> {name}: {value}", "bold")
         if not answer:
             self.out.say(f"agent> (no answer: {self.session.stop_reason.value.replace('_', ' ')})", "yellow")
-        self.out.result({"turn": self.turns, "message": text, "answer": answer or None, **deeds})
+        self.out.result({"turn": self.turns, "message": text, "answer": answer or None, **deeds, "guard": room})
         if self.session.stop_reason is StopReason.CONTEXT_OVERFLOW:
             self.out.note("the conversation no longer fits the model; it begins anew, the memories stay")
-            self.session = self.agent.session(self.memory)
+            self.session, self.edits = self.agent.session(self.memory), 0
 
 
 def describe_deeds(events: Iterable[ToolEvent]) -> dict[str, list[dict[str, Any]]]:

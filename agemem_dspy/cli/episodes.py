@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agemem_dspy.cli.guard import guard_events, guard_json, guard_line
 from agemem_dspy.cli.models import ModelOption, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output, write_json
 from agemem_dspy.cli.program import (
@@ -82,6 +83,7 @@ def run(
                 "answer": played.answer,
                 "stop_reason": played.stop_reason.value,
                 "steps": [_step_json(step) for step in played.steps],
+                "guard": [guard_json(event) for event in guard_events(played.events)],
                 "memories": [memory.content for memory in played.memories],
                 "terms": terms,
                 "feedback": feedback,
@@ -199,6 +201,9 @@ def _step_json(step: Step) -> dict[str, Any]:
 def _show_steps(out: Output, played: Trajectory, *, full: bool) -> None:
     before: list[dict[str, Any]] = []
     for step in played.steps:
+        for event in guard_events(played.events) if step.kind == "act" else ():
+            if (event.stage, event.turn, event.round) == (step.stage, step.turn, step.round):
+                out.say(f"\n{guard_line(event)}", "yellow")
         out.say(f"\nstage {int(step.stage)} · turn {step.turn + 1} · round {step.round}"
                 + (f" · {step.kind}" if step.kind != "act" else "")
                 + f"   ({step.prompt_tokens} prompt tokens)", "bold cyan")  # fmt: skip
@@ -217,7 +222,7 @@ def _show_steps(out: Output, played: Trajectory, *, full: bool) -> None:
 
 
 def _show_output(out: Output, step: Step) -> None:
-    if step.kind == "summarize":
+    if step.kind != "act":
         out.say(f"  → summary: {step.output['summary']}", "green")
         return
     if not step.parsed:

@@ -30,6 +30,7 @@ from agemem_dspy.policy.recorder import current_random, current_tape
 from agemem_dspy.policy.reuse import MAX_DRAFT, Phrasebook, PrefixPool, TokenIds
 from agemem_dspy.types import Completion
 
+_MAX_NEW = 128  # tokens of a completion whose length the LM does not bound
 _living: WeakValueDictionary[tuple[str, str], PolicyEngine] = WeakValueDictionary()  # what `load_state` can share
 _loading = threading.Lock()
 
@@ -164,7 +165,7 @@ class PolicyEngine:
         """Return the prompt's token ids (P,): the chat template with the assistant's turn opened."""
         turns = [dict(message) for message in messages]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False, verbose=False), dtype=np.int64)
 
     def encode_completion(self, text: str) -> TokenIds:
         """Return a completion's token ids (T,), closed by the stop token."""
@@ -177,8 +178,12 @@ class PolicyEngine:
         if count is None:
             if len(self._encoded) > 50_000:
                 self._encoded.clear()
-            count = self._encoded[text] = len(self.tokenizer.encode(text, add_special_tokens=False))
+            count = self._encoded[text] = len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         return count
+
+    def longest_prompt(self, max_tokens: int | None) -> int:
+        """Return the most tokens of a prompt that leave room for a completion of `max_tokens`."""
+        return self.context_length - (max_tokens or _MAX_NEW)
 
     # DSPy's engine contract
 
@@ -213,8 +218,8 @@ class PolicyEngine:
         messages = [{"role": "system", "content": system}] if system else []
         messages += [{"role": m.role, "content": m.text or ""} for m in request.messages]
         prompt_ids = self.render(messages)
-        max_new = config.max_tokens or 128
-        if len(prompt_ids) + max_new > self.context_length:
+        max_new = config.max_tokens or _MAX_NEW
+        if len(prompt_ids) > self.longest_prompt(max_new):
             raise lm15.ContextLengthError(
                 f"{len(prompt_ids)} prompt tokens and {max_new} to generate exceed {self.context_length}"
             )

@@ -219,10 +219,13 @@ def test_a_failed_call_is_no_demo() -> None:
 
 @pytest.mark.parametrize(("with_demos", "kept"), [("Lisbon", 7), ("lost", 0)])
 def test_demos_are_kept_unless_they_make_the_student_worse(with_demos: str, kept: int) -> None:
-    """A student whose answer hangs on the demos being in its prompt; only they speak of a diet."""
+    """A student whose answer hangs on the demos being in its prompt; only they speak of a diet.
+
+    They cost tokens too, so they must be worth it.
+    """
     val = make_example(messages=["hi"], operations=[], distractors=[], facts=[], support=[], key_items=[])
     one = student()
-    one.set_lm(scripted_lm(lambda prompt: answer(with_demos if "diet" in prompt else "Lisbon")))
+    one.set_lm(scripted_lm(lambda prompt: answer(with_demos if "diet" in prompt else "Lisbon, I think")))
     optimizer = BootstrapToolDemos(REWARD, max_demos=7, num_threads=1)
     assert len(optimizer.compile(one, trainset=[make_example()], valset=[val]).agent.step.demos) == kept
 

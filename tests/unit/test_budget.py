@@ -25,6 +25,7 @@ from agemem_dspy.optimizers import (
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.budget import AUTO, Budget
 from agemem_dspy.optimizers.step_rollouts import Tasks
+from agemem_dspy.optimizers.training import rate_at
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -140,6 +141,30 @@ def test_minutes_of_the_phases_before_count(folder: Path) -> None:
     grpo = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER, on_step=lines.append)
     grpo.compile(student(folder), trainset=TRAINSET, seconds_before=600)
     assert [line["step"] for line in lines] == [1]
+
+
+def test_under_max_minutes_the_weights_hang_neither_on_the_clock_nor_on_max_steps(folder: Path) -> None:
+    def models(**options: Any) -> list[str]:
+        """Return the weights after each step, which are named by what they are."""
+        lines: list[dict[str, Any]] = []
+        config = GRPOConfig(**SMALL, **options)
+        grpo = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER, on_step=lines.append)
+        grpo.compile(student(folder), trainset=TRAINSET)
+        return [line["model"] for line in lines]
+
+    short, long, laid_out = (
+        models(max_minutes=60, max_steps=3),
+        models(max_minutes=99, max_steps=4),
+        models(max_steps=3),
+    )
+    assert long[:3] == short
+    assert laid_out[0] == short[0]
+    assert laid_out[2] != short[2]
+
+
+def test_the_course_of_the_learning_rate() -> None:
+    assert [rate_at(step, None) for step in (0, 1, 2, 3, 500)] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1])
+    assert [rate_at(step, 10) for step in (0, 1, 2, 9)] == pytest.approx([1 / 3, 2 / 3, 0.82, 0.19])
 
 
 # As other DSPy optimizers

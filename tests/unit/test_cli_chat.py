@@ -57,9 +57,9 @@ def test_undo_takes_back_what_the_last_turn_changed(capsys: pytest.CaptureFixtur
         said = chat("I am celiac.\nI eat fish and fly from Lyon.\n/undo\n/undo\n/memory\nHi.\n/undo\n", where, "--json")
     lines = [json.loads(line) for line in said.stdout.splitlines()]
     assert [one["content"] for one in lines[2]["undone"]] == [None, "Ana is celiac."]
-    assert lines[3] == {"undone": []}
+    assert lines[3] == {"undone": [], "restored": []}
     assert [one["content"] for one in lines[4]["memories"]] == ["Ana is celiac."]
-    assert lines[6] == {"undone": []}
+    assert lines[6] == {"undone": [], "restored": []}
     told = agemem(capsys, "memory", "history", lines[4]["memories"][0]["id"], "--where", where, "--json")
     (added, changed, undone) = told.json["versions"]
     assert added["by"] | {"turn": 1, "tool": "add_memory", "said": "I am celiac."} == added["by"]
@@ -139,6 +139,32 @@ def test_the_conversation_goes_on_and_json_is_one_object_a_line(tmp_path: Path) 
     assert [row.get("answer") for row in rows] == [{"answer": "Hello Ana."}, {"answer": "Ana."}, None]
     assert rows[2] == {"memories": []}
     assert "there is no command /bogus" in said.stderr
+
+
+def test_a_conversation_that_is_too_long_goes_on_and_says_what_the_system_dropped(tmp_path: Path) -> None:
+    said = [f"{day}: " + "it rained all day long " * n for day, n in (("Mo", 900), ("Tu", 200), ("We", 500))]
+    replies = [step_reply(answer=f"reply {n}") for n in range(3)]
+    typed = "\n".join([*said, "/undo", "/undo"]) + "\n"
+    with scripted(*replies) as server:
+        shown = chat(typed, tmp_path / "memories")
+        assert "Mo: it" not in json.dumps(server.requests[2])
+        assert "Tu: it" in json.dumps(server.requests[2])
+    lines = shown.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("  / ")]
+    assert line.startswith("  / the system dropped 2 messages to make room: ")
+    assert line.endswith("limit 8,192")
+    assert "agent> reply 2" in lines
+    back = [line for line in lines if line.startswith("  < back in the conversation: ")]
+    assert [part in line for part, line in zip(("Mo: it", "reply 0"), back, strict=True)] == [True, True]
+    assert lines[-1] == "the last turn changed nothing"
+    with scripted(*replies):
+        rows = [json.loads(line) for line in chat(typed, tmp_path / "again", "--json").stdout.splitlines()]
+    assert [len(row["guard"]) for row in rows[:3]] == [0, 0, 1]
+    (room,) = rows[2]["guard"]
+    assert (room["turn"], room["summary"], len(room["removed"]), room["limit"]) == (3, None, 2, 8192)
+    assert room["tokens_before"] > 8192 > room["tokens_after"]
+    assert rows[3]["restored"] == room["removed"]
+    assert rows[4] == {"undone": [], "restored": []}
 
 
 def test_a_line_that_cannot_be_stored_does_not_end_the_conversation(tmp_path: Path) -> None:

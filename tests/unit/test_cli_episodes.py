@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, agemem, interrupted, refused, short_examples, tiny_model
 
+from agemem_dspy.data import load_dataset, write_examples
+from agemem_dspy.policy.tiny import tiny_llama
+
 HOTPOT = ROOT.parent / "shared" / "data" / "hotpotqa" / "hotpot_dev_distractor_v1_sample.json"
 QUICK = ("--max-rounds", "1", "--max-tokens", "4")
 
@@ -41,6 +44,22 @@ def test_run_full_repeats_the_context(capsys: pytest.CaptureFixture[str], tmp_pa
     message = json.loads((tmp_path / "rows.jsonl").read_text("utf-8"))["distractors"][0]
     assert agemem(capsys, *words).out.count(f"] {message}") == 1
     assert agemem(capsys, *words, "--full").out.count(f"] {message}") == 2
+
+
+def test_run_shows_what_the_system_did_to_make_room(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = [text for example in load_dataset("assistant:val", limit=30) for text in example.messages]
+    example = load_dataset("assistant:val", difficulty="easy", limit=1)[0]
+    example.messages, example.operations = said[:4], []
+    data = f"jsonl:{write_examples(tmp_path / 'rows.jsonl', [example])}"
+    small = tiny_llama(tmp_path / "small", corpus=[*said, "filter_context memory"], max_positions=580)
+    words = ("run", "--data", data, "--model", small, *QUICK)
+    shown = agemem(capsys, *words)
+    assert shown.code == 0, shown.err
+    assert "\nthe system dropped " in shown.out
+    guard = agemem(capsys, *words, "--json").json["guard"]
+    assert guard
+    assert all(one["limit"] == 576 >= one["tokens_after"] for one in guard)
+    assert shown.out.count("\nthe system dropped ") == len(guard)
 
 
 def test_eval_prints_intervals_and_resumes(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:

@@ -155,7 +155,7 @@ def test_only_an_answer_or_the_limit_ends_stage_three() -> None:
 @pytest.mark.parametrize(("calls_before", "stage"), [(1, 1), (3, 2), (4, 3)])
 def test_a_full_context_ends_the_episode_in_any_stage(calls_before: int, stage: int) -> None:
     script = [*[answer("ok")] * calls_before, lm15.ContextLengthError("full")]
-    prediction = play(script=script)
+    prediction = play(make(on_overflow="error"), script)
     assert prediction.trajectory.stop_reason is StopReason.CONTEXT_OVERFLOW
     assert prediction.answer is None
     assert prediction.trajectory.steps[-1].stage == stage

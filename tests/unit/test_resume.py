@@ -56,21 +56,23 @@ def steps(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_grpo_goes_on_from_its_last_whole_step(folder: Path, tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "options"), [(1, {}), (3, {}), (3, {"max_minutes": 60})])
+def test_grpo_goes_on_from_its_last_whole_step(
+    folder: Path, tmp_path: Path, stop: int, options: dict[str, Any]
+) -> None:
     whole: list[dict[str, Any]] = []
-    expected = sha(grpo(None, whole).compile(student(folder), trainset=TRAINSET))
+    expected = sha(grpo(None, whole, **options).compile(student(folder), trainset=TRAINSET))
     first: list[dict[str, Any]] = []
     with pytest.raises(Stopped):
-        grpo(tmp_path, first, stop=stop).compile(student(folder), trainset=TRAINSET)
+        grpo(tmp_path, first, stop=stop, **options).compile(student(folder), trainset=TRAINSET)
     rest: list[dict[str, Any]] = []
-    result = grpo(tmp_path, rest).compile(student(folder), trainset=TRAINSET)
+    result = grpo(tmp_path, rest, **options).compile(student(folder), trainset=TRAINSET)
     assert sha(result) == expected
     assert [line["step"] for line in rest] == list(range(stop, 5))  # the step that was being reported is played again
     assert steps(tmp_path) == [1, 2, 3, 4]
     assert rest[-1]["reward"] == whole[-1]["reward"]
     again: list[dict[str, Any]] = []
-    assert sha(grpo(tmp_path, again).compile(student(folder), trainset=TRAINSET)) == expected
+    assert sha(grpo(tmp_path, again, **options).compile(student(folder), trainset=TRAINSET)) == expected
     assert again == []
 
 

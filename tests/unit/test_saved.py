@@ -77,6 +77,7 @@ def trained(engine: PolicyEngine) -> am.ThreeStageEpisode:
         max_context_tokens=4000,
         recall_top_k=1,
         filter_threshold=0.4,
+        on_overflow="summarize",
         adapter=am.CompactAdapter(),
     )
     agent.step.demos = [DEMO]
@@ -124,6 +125,7 @@ def test_a_loaded_program_makes_the_same_prompts_and_completions(
     assert loaded._compiled
     agent = loaded.agent
     assert (agent.max_rounds, agent.max_context_tokens, agent.recall_top_k, agent.filter_threshold) == (2, 4000, 1, 0.4)
+    assert agent.on_overflow == "summarize"
     assert agent.step.lm is agent.summarize.lm
     assert agent.step.lm.kwargs == compiled.agent.step.lm.kwargs
     assert agent.operations["add_memory"].signature.instructions == "Keep a fact."

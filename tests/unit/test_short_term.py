@@ -1,4 +1,4 @@
-"""Short-term memory: counts are sums, order is kept, what is pinned stays."""
+"""Short-term memory: counts are sums, order is kept, what is pinned stays, what was removed can be put back."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ def said(content: str, **fields: Any) -> Message:
 
 
 class Machine(RuleBasedStateMachine):
-    """A `ShortTermMemory` against a plain list of (id, content, pinned)."""
+    """A `ShortTermMemory` against a plain list of (id, content, pinned).
+
+    Before each edit the ids of the list are kept: an undo must bring back exactly these, and behind them what was
+    appended since.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = ShortTermMemory(len, max_tokens=50, overhead=7)
         self.model: list[tuple[int, str, bool]] = []
+        self.seen: dict[int, tuple[int, str, bool]] = {}
+        self.edits: list[tuple[list[int], int]] = []  # the ids before an edit, and how many there were after it
 
     @rule(content=TEXTS, fields=st.sampled_from([{}, {}, {"kind": "result"}, {"pinned": True}, {"kind": "question"}]))
     def append(self, content: str, fields: dict[str, Any]) -> None:
@@ -44,21 +50,54 @@ class Machine(RuleBasedStateMachine):
             return
         kept: list[tuple[int, str, bool]] = []
         gone = [entry for entry in self.model if entry[0] in chosen]
+        self.seen.update({entry[0]: entry for entry in self.model})
+        before = [entry[0] for entry in self.model]
         if content is None:
-            assert [message.id for message in self.memory.remove(chosen)] == [entry[0] for entry in gone]
+            edit = self.memory.remove(chosen)
+            assert edit.added is None
         else:
-            stored = self.memory.replace(chosen, said(content, kind="summary"))
+            edit = self.memory.replace(chosen, said(content, kind="summary"))
+            assert edit.added is not None
+            assert (edit.added.kind, edit.added.content) == ("summary", content)
+        assert [message.id for message in edit.removed] == [entry[0] for entry in gone]
         for entry in self.model:
             if entry not in gone:
                 kept.append(entry)
-            elif content is not None and entry is gone[0]:
-                kept.append((stored.id, content, False))
+            elif edit.added is not None and entry is gone[0]:
+                kept.append((edit.added.id, edit.added.content, False))
         self.model = kept
+        self.edits.append((before, len(kept)))
+
+    @precondition(lambda self: self.edits)
+    @rule()
+    def undo(self) -> None:
+        before, length = self.edits.pop()
+        now = {entry[0]: entry for entry in self.model}
+        later = self.model[length:]
+        edit = self.memory.undo()
+        assert {message.id for message in edit.removed} == set(before) - set(now)
+        self.model = [now.get(number, self.seen[number]) for number in before] + later
+
+    @precondition(lambda self: not self.edits)
+    @rule()
+    def undo_nothing(self) -> None:
+        with pytest.raises(ToolError, match="nothing to undo"):
+            self.memory.undo()
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool) -> None:
+        place = data.draw(st.integers(0, len(self.model) - 1))
+        number, content, _ = self.model[place]
+        stored = self.memory.pin(number) if pinned else self.memory.unpin(number)
+        assert (stored.id, stored.pinned) == (number, pinned)
+        self.model[place] = (number, content, pinned)
 
     @rule()
     def clear(self) -> None:
         self.memory.clear()
         self.model.clear()
+        self.edits.clear()
 
     @invariant()
     def same_messages_in_the_same_order(self) -> None:
@@ -79,9 +118,40 @@ TestMachine.settings = settings(max_examples=40, deadline=None)
 def test_a_replacement_stands_where_the_first_of_the_replaced_stood() -> None:
     memory = ShortTermMemory(len)
     ids = [memory.append(said(content)).id for content in "abcde"]
-    summary = memory.replace([ids[3], ids[1]], said("B and D", kind="summary"))
+    edit = memory.replace([ids[3], ids[1]], said("B and D", kind="summary"))
     assert memory.texts() == ("a", "B and D", "c", "e")
-    assert memory.messages[1] == summary
+    assert memory.messages[1] == edit.added
+    assert [message.content for message in edit.removed] == ["b", "d"]
+
+
+def test_undo_puts_messages_back_in_their_places() -> None:
+    memory = ShortTermMemory(len)
+    ids = [memory.append(said(content)).id for content in "abcde"]
+    whole = memory.messages
+    memory.remove([ids[1]])
+    memory.replace([ids[0], ids[2], ids[3]], said("A, C and D", kind="summary"))
+    memory.append(said("f"))
+    assert memory.texts() == ("A, C and D", "e", "f")
+    assert [message.content for message in memory.undo().removed] == ["a", "c", "d"]
+    assert memory.texts() == ("a", "c", "d", "e", "f")
+    memory.undo()
+    assert memory.messages[:-1] == whole
+    assert memory.tokens == 6 * (1 + TEMPLATE_TOKENS)
+    with pytest.raises(ToolError, match="nothing to undo"):
+        memory.undo()
+
+
+def test_what_a_user_pins_stays_until_it_is_unpinned() -> None:
+    memory = ShortTermMemory(len)
+    rule_of_the_house, other = memory.append(said("no nuts")), memory.append(said("nice day"))
+    memory.pin(rule_of_the_house.id)
+    with pytest.raises(ToolError, match="pinned"):
+        memory.remove([rule_of_the_house.id, other.id])
+    memory.unpin(rule_of_the_house.id)
+    memory.remove([rule_of_the_house.id, other.id])
+    for call in (memory.pin, memory.unpin):
+        with pytest.raises(ToolError, match="no message 1 in the context"):
+            call(rule_of_the_house.id)
 
 
 def test_a_text_is_counted_once() -> None:

@@ -147,6 +147,29 @@ def test_both_trainers_have_the_same_gradient(
     assert logged[0]["grad_norm"] == pytest.approx(figures[0]["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.parametrize("decay", [True, False])
+def test_both_trainers_take_the_same_course(
+    engine: PolicyEngine, start: LoraWeights, calls: list[list[Sample]], decay: bool
+) -> None:
+    for trainer, played in (
+        (PolicyTrainer(engine, TrainerConfig(**SHARED), start=start), weighed(calls, "token")),
+        (TRLTrainer(engine, TRLConfig(**SHARED), start=start), calls),
+    ):
+        rates: list[float] = []
+
+        def keep(optimizer: torch.optim.Optimizer, *_: Any, rates: list[float] = rates) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+        handle = register_optimizer_step_pre_hook(keep)
+        try:
+            backend: GRPOBackend = trainer
+            backend.fit(5, sample=lambda step, p=played: p, updated=lambda *_: True, decay=decay)  # type: ignore[misc]
+        finally:
+            handle.remove()
+        course = [1 / 3, 2 / 3, 0.64, 0.46, 0.28] if decay else [1 / 3, 2 / 3, 1, 1, 1]
+        assert rates == pytest.approx([1e-3 * one for one in course])
+
+
 def test_both_trainers_keep_to_the_same_reference(
     engine: PolicyEngine, start: LoraWeights, calls: list[list[Sample]]
 ) -> None:
