@@ -16,6 +16,7 @@ from typing import Any
 from agemem_dspy.errors import MissingDependency
 from agemem_dspy.scoring import abstains
 
+INSTALL = 'pip install "agemem-dspy[locomo]"'
 _ARTICLES = re.compile(r"\b(a|an|the|and)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NOTHING_THERE = ("not mentioned", "no information available")
@@ -66,5 +67,5 @@ def _stemmer() -> Callable[[str], str]:
     try:
         from nltk.stem.porter import PorterStemmer
     except ImportError as error:
-        raise MissingDependency("LoCoMo's F1 needs `nltk`; run: pip install 'agemem-dspy[locomo]'") from error
+        raise MissingDependency(f"LoCoMo's F1 needs the package nltk: {INSTALL}") from error
     return functools.lru_cache(maxsize=4096)(PorterStemmer().stem)

@@ -92,8 +92,15 @@ class Environment(ABC):
         return self._steps
 
     def reset(self, seed: int | None = None) -> Observation:
-        """Begin an episode and return what is seen first."""
+        """Begin an episode and return what is seen first.
+
+        Raises:
+            ConfigurationError: a negative seed.
+            WorldError: the world is closed, or its backend failed.
+        """
         self._open()
+        if seed is not None and seed < 0:
+            raise ConfigurationError(f"a seed is 0 or more, not {seed}")
         self._goal, self._last = None, None  # nothing stands if the backend raises
         goal, first = self._begin(seed)
         self._goal, self._last, self._steps = goal, _checked(self.name, first), 0

@@ -203,7 +203,7 @@ def test_only_locomo_has_a_score_of_its_own_and_without_nltk_it_names_the_comman
     assert published_scores("assistant:test") == {}
     locomo_score._stemmer.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk.stem.porter", None)  # what the import system itself uses for "not there"
-    with pytest.raises(MissingDependency, match=re.escape("pip install 'agemem-dspy[locomo]'")):
+    with pytest.raises(MissingDependency, match=re.escape('pip install "agemem-dspy[locomo]"')):
         published_scores("locomo:a.json")
     locomo_score._stemmer.cache_clear()
 
