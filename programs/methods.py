@@ -12,13 +12,20 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.baselines import NoMemoryAgent, RetrieveOnlyAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
-from agemem_dspy.programs.rivals import ExtractUpdateAgent, FullContextAgent, LinkedNotesAgent, SchemaManagerAgent
+from agemem_dspy.programs.rivals import (
+    ExtractUpdateAgent,
+    FullContextAgent,
+    LangMemAgent,
+    LinkedNotesAgent,
+    Mem0Agent,
+    SchemaManagerAgent,
+)
 
 TASK = "question -> answer"
 
 
 class Method(StrEnum):
-    """How a program remembers: the agent, a baseline, or a program of our own after a published system."""
+    """How a program remembers: the agent, a baseline, a program of our own after a published system, or its package."""
 
     AGEMEM = "agemem"
     NO_MEMORY = "no-memory"
@@ -27,6 +34,8 @@ class Method(StrEnum):
     MEM0 = "mem0"
     A_MEM = "a-mem"
     LANGMEM = "langmem"
+    MEM0_PACKAGE = "mem0-package"
+    LANGMEM_PACKAGE = "langmem-package"
 
 
 def build_method(method: Method, signature: str | type[dspy.Signature] = TASK, **options: Any) -> Any:
@@ -63,5 +72,7 @@ _METHODS: Mapping[Method, tuple[Callable[..., Any], tuple[str, ...]]] = {
     Method.FULL_CONTEXT: (FullContextAgent, ("max_context_tokens",)),
     Method.MEM0: (ExtractUpdateAgent, (*_MANAGED, "neighbours")),
     Method.A_MEM: (LinkedNotesAgent, (*_MANAGED, "neighbours")),
+    Method.MEM0_PACKAGE: (Mem0Agent, _MANAGED),
+    Method.LANGMEM_PACKAGE: (LangMemAgent, (*_MANAGED, "neighbours", "messages_per_call")),
     Method.LANGMEM: (SchemaManagerAgent, (*_MANAGED, "neighbours", "messages_per_call")),
 }
