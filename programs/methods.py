@@ -57,15 +57,21 @@ def build_method(method: Method, signature: str | type[dspy.Signature] = TASK, *
     return build(signature, **options)
 
 
+def options_of(method: Method) -> tuple[str, ...]:
+    """Name the options that a method takes."""
+    return _METHODS[method][1]
+
+
 def _agemem(signature: str | type[dspy.Signature], **options: Any) -> ThreeStageEpisode:
-    return ThreeStageEpisode(AgeMemAgent(signature, **options))
+    episode = {"recall": options.pop("recall")} if "recall" in options else {}
+    return ThreeStageEpisode(AgeMemAgent(signature, **options), **episode)
 
 
 _MANAGED = ("top_k", "short_term_tools", "max_rounds", "max_context_tokens", "embedder")
 _METHODS: Mapping[Method, tuple[Callable[..., Any], tuple[str, ...]]] = {
     Method.AGEMEM: (
         _agemem,
-        ("memory_tools", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold", "memory"),
+        ("memory_tools", "recall", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold", "memory"),
     ),
     Method.NO_MEMORY: (NoMemoryAgent, ("max_context_tokens",)),
     Method.RAG: (RetrieveOnlyAgent, ("top_k", "max_context_tokens", "embedder")),
