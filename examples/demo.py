@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,22 +67,7 @@ class DemoConfig(Recipe):
 
 
 # A tiny model knows the words of its training alone, so it is tested on new episodes of the training world.
-QUICK: dict[str, Any] = {
-    "model": "tiny",
-    "pretrain_steps": 600,
-    "pretrain_mistakes": 0.6,
-    "test_split": "train",
-    "test_episodes": 32,
-    "test_temperature": 1.0,
-    "val_episodes": 32,
-    "mistakes": 0.3,
-    "verbatim": False,
-    "max_steps": 25,
-    "tasks_per_step": 3,
-    "credit": "broadcast",
-    "learning_rate": 2e-3,
-    "top_layers": None,
-}
+QUICK = DemoConfig.tiny(model="tiny", test_split="train", test_episodes=32, test_temperature=1.0, val_episodes=32)
 
 
 def main() -> None:
@@ -92,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of sampling, task order and adapter weights")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the run directory")
     arguments = parser.parse_args()
-    config = DemoConfig(seed=arguments.seed, **(QUICK if arguments.quick else {}))
+    config = replace(QUICK if arguments.quick else DemoConfig(), seed=arguments.seed)
     try:
         Demo(config, arguments.out).run()
     except am.AgeMemError as error:

@@ -255,7 +255,9 @@ class AgeMemOptimizer(Teleprompter):
             done = state / f"{phase}.done"
             if begun_before(state, phase, settings, result=done, resume=self.resume) and done.exists():
                 memory = getattr(getattr(program, "agent", program), "_memory", None)
-                return load_program(self.log_dir / phase, memory=memory, trust_code=True)
+                lm = program_lm(program)
+                served = lm if policy_engine(lm) is not None else None  # one engine serves what was and what is trained
+                return load_program(self.log_dir / phase, lm=served, memory=memory, trust_code=True)
         taken = inspect.signature(optimizer.compile).parameters
         options = {name: value for name, value in options.items() if name in taken}
         compiled = optimizer.compile(program, trainset=trainset, **options)

@@ -32,13 +32,18 @@ class Demonstrator(dspy.Module):
             copy sooner than to reword.
 
     Raises:
-        ConfigurationError: an answer that is not text, or `mistakes` outside [0, 1).
+        ConfigurationError: another program than an episode, an answer that is not text, or `mistakes` outside [0, 1).
     """
 
     def __init__(
         self, student: ThreeStageEpisode, *, mistakes: float = 0.0, seed: int = 0, verbatim: bool = False
     ) -> None:
         super().__init__()
+        if not isinstance(student, ThreeStageEpisode):
+            raise ConfigurationError(
+                f"the demonstrator plays the tools of a ThreeStageEpisode; a {type(student).__name__} keeps its memory "
+                "otherwise: give a teacher program, or compile it with GRPO alone"
+            )
         if not 0 <= mistakes < 1:
             raise ConfigurationError(f"mistakes is a share from 0 to below 1, not {mistakes}")
         self.student, self.mistakes, self.seed, self.verbatim = student, mistakes, seed, verbatim

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import dspy
 from pydantic import ConfigDict
@@ -51,6 +51,24 @@ class Recipe:
     learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> Self:
+        """Return the recipe of a tiny model that is trained on the spot, with some values changed."""
+        return cls(
+            **{
+                "pretrain_steps": 600,
+                "pretrain_mistakes": 0.6,
+                "mistakes": 0.3,
+                "verbatim": False,
+                "max_steps": 25,
+                "tasks_per_step": 3,
+                "credit": "broadcast",
+                "learning_rate": 2e-3,
+                "top_layers": None,
+                **changes,
+            }
+        )
 
     def teacher(self, student: ThreeStageEpisode, seed: int) -> Demonstrator:
         """Return who plays the demonstrations for a student."""

@@ -8,7 +8,7 @@ already stores about it, as a message of its own, only if there is something.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -29,20 +29,27 @@ class ThreeStageEpisode(Program):
     Args:
         agent: whose policy plays.
         stages: the last stage that is played, 1 to 3; fewer than 3 serve a progressive curriculum.
+        recall: when the agent is shown, without asking, what it stores about a message: in stage 1 ("construct", the
+            paper's way) or in all stages ("always", the paper's RAG variant when the agent has no STM tools; there it
+            retrieves at every step, here at every message).
 
     Example:
         >>> ThreeStageEpisode(agent)(messages=["I fly from Lyon."], distractors=["Nice weather."], question="…")
     """
 
-    def __init__(self, agent: AgeMemAgent, *, stages: int = 3) -> None:
+    def __init__(
+        self, agent: AgeMemAgent, *, stages: int = 3, recall: Literal["construct", "always"] = "construct"
+    ) -> None:
         super().__init__()
         if stages not in (1, 2, 3):
             raise ConfigurationError(f"stages must be 1, 2 or 3, not {stages}")
+        if recall not in ("construct", "always"):
+            raise ConfigurationError(f"recall must be 'construct' or 'always', not {recall!r}")
         taken = {"messages", "distractors"}.intersection(agent.signature.input_fields)
         if taken:
             raise ConfigurationError(f"rename the agent's input {sorted(taken)[0]!r}: an episode uses that name")
         self.agent = agent
-        self.stages = stages
+        self.stages, self.recall = stages, recall
 
     def forward(self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any) -> dspy.Prediction:
         """Play one episode.
@@ -75,15 +82,15 @@ class ThreeStageEpisode(Program):
     def _play(
         self, session: Session, messages: Sequence[str], distractors: Sequence[str], inputs: dict[str, Any]
     ) -> Play:
-        task = self.agent.task_text(inputs)
+        task, always = self.agent.task_text(inputs), self.recall == "always"
         for turn, text in enumerate(messages):
             yield from session.turn(Stage.CONSTRUCT, turn, text, recall=True)
             if session.stop_reason is StopReason.CONTEXT_OVERFLOW:
                 return
         session.context.clear()
         for turn, text in enumerate(distractors if self.stages >= 2 else ()):
-            yield from session.turn(Stage.CONTROL, turn, text)
+            yield from session.turn(Stage.CONTROL, turn, text, recall=always)
             if session.stop_reason is StopReason.CONTEXT_OVERFLOW:
                 return
         if self.stages == 3:
-            yield from session.turn(Stage.REASON, 0, task, must_answer=True)
+            yield from session.turn(Stage.REASON, 0, task, recall=always, must_answer=True)

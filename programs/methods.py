@@ -12,13 +12,20 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.baselines import NoMemoryAgent, RetrieveOnlyAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
-from agemem_dspy.programs.rivals import ExtractUpdateAgent, FullContextAgent, LinkedNotesAgent, SchemaManagerAgent
+from agemem_dspy.programs.rivals import (
+    ExtractUpdateAgent,
+    FullContextAgent,
+    LangMemAgent,
+    LinkedNotesAgent,
+    Mem0Agent,
+    SchemaManagerAgent,
+)
 
 TASK = "question -> answer"
 
 
 class Method(StrEnum):
-    """How a program remembers: the agent, a baseline, or a program of our own after a published system."""
+    """How a program remembers: the agent, a baseline, a program of our own after a published system, or its package."""
 
     AGEMEM = "agemem"
     NO_MEMORY = "no-memory"
@@ -27,6 +34,8 @@ class Method(StrEnum):
     MEM0 = "mem0"
     A_MEM = "a-mem"
     LANGMEM = "langmem"
+    MEM0_PACKAGE = "mem0-package"
+    LANGMEM_PACKAGE = "langmem-package"
 
 
 def build_method(method: Method, signature: str | type[dspy.Signature] = TASK, **options: Any) -> Any:
@@ -48,20 +57,28 @@ def build_method(method: Method, signature: str | type[dspy.Signature] = TASK, *
     return build(signature, **options)
 
 
+def options_of(method: Method) -> tuple[str, ...]:
+    """Name the options that a method takes."""
+    return _METHODS[method][1]
+
+
 def _agemem(signature: str | type[dspy.Signature], **options: Any) -> ThreeStageEpisode:
-    return ThreeStageEpisode(AgeMemAgent(signature, **options))
+    episode = {"recall": options.pop("recall")} if "recall" in options else {}
+    return ThreeStageEpisode(AgeMemAgent(signature, **options), **episode)
 
 
 _MANAGED = ("top_k", "short_term_tools", "max_rounds", "max_context_tokens", "embedder")
 _METHODS: Mapping[Method, tuple[Callable[..., Any], tuple[str, ...]]] = {
     Method.AGEMEM: (
         _agemem,
-        ("memory_tools", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold", "memory"),
+        ("memory_tools", "recall", "max_rounds", "max_context_tokens", "recall_top_k", "filter_threshold", "memory"),
     ),
     Method.NO_MEMORY: (NoMemoryAgent, ("max_context_tokens",)),
     Method.RAG: (RetrieveOnlyAgent, ("top_k", "max_context_tokens", "embedder")),
     Method.FULL_CONTEXT: (FullContextAgent, ("max_context_tokens",)),
     Method.MEM0: (ExtractUpdateAgent, (*_MANAGED, "neighbours")),
     Method.A_MEM: (LinkedNotesAgent, (*_MANAGED, "neighbours")),
+    Method.MEM0_PACKAGE: (Mem0Agent, _MANAGED),
+    Method.LANGMEM_PACKAGE: (LangMemAgent, (*_MANAGED, "neighbours", "messages_per_call")),
     Method.LANGMEM: (SchemaManagerAgent, (*_MANAGED, "neighbours", "messages_per_call")),
 }

@@ -169,7 +169,9 @@ def load_program(
     for name, saved in state["operations"].items():
         agent.operations[name].load_state({"signature": saved})
     give_lms(predictors, checkpoint, lm, trust_code=trust_code)
-    program = ThreeStageEpisode(agent, stages=state["stages"]) if state["stages"] else agent
+    program = agent
+    if state["stages"]:
+        program = ThreeStageEpisode(agent, stages=state["stages"], recall=state.get("recall", "construct"))
     program._compiled = state["compiled"]
     return program
 
@@ -201,6 +203,7 @@ def _dump_program(program: Program, agent: Any, predictors: list[tuple[str, Any]
     return {
         "agent": type(agent).__name__,
         "stages": program.stages if isinstance(program, ThreeStageEpisode) else None,
+        "recall": program.recall if isinstance(program, ThreeStageEpisode) else None,
         "compiled": bool(getattr(program, "_compiled", False)),
         "signature": dump_signature(agent.signature),
         "settings": settings,

@@ -51,7 +51,7 @@ def budget(bench: Bench) -> list[Cost]:
         if bench.folder.finished(cell) is not None:
             continue
         method = methods[cell.method]
-        key = (bench.taught_as(method), cell.seed)
+        key = (bench.taught_as(method), cell.seed) if method.phases else ("", cell.seed)
         if "grpo" in method.phases and key not in trained:
             recipe = experiment.recipe
             episodes = recipe.max_steps * recipe.tasks_per_step * recipe.num_generations

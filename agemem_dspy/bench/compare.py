@@ -56,7 +56,7 @@ def grid(found: list[Comparison], title: str) -> Grid:
         )
         for one in found
     ]  # fmt: skip
-    return Grid(title=title, header=("", "measure", "n", "gain", "p"), rows=tuple(rows))
+    return Grid(title=title, header=("", "measure", "n", "gain", "p"), rows=tuple(rows), main=frozenset({3}))
 
 
 class _Side:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.recipe import Recipe
-from agemem_dspy.programs.methods import Method
-from agemem_dspy.rewards import RewardWeights
+from agemem_dspy.programs.methods import Method, options_of
 from agemem_dspy.signatures import OPERATIONS
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -70,6 +70,12 @@ class Contestant(Part):
     def _hangs_together(self) -> Self:
         if list(self.phases) != [phase for phase in PHASES if phase in self.phases]:
             raise ValueError(f"phases: they come in this order: {', '.join(PHASES)}")
+        unknown = [name for name in self.options if name not in options_of(self.method)]
+        if unknown:
+            takes = ", ".join(options_of(self.method))
+            raise ValueError(f"options: the method {self.method.value} takes no {unknown[0]!r}; it takes {takes}")
+        if set(self.phases) - {"grpo"} and self.method is not Method.AGEMEM:
+            raise ValueError(f"phases: nobody demonstrates the method {self.method.value}; it takes grpo alone")
         if self.tools != "all" and self.method is not Method.AGEMEM:
             raise ValueError(f"tools: the method {self.method.value} has no choice of tools; leave it out")
         if self.play and self.method is not Method.AGEMEM:
@@ -97,7 +103,7 @@ class Experiment(Part):
         max_rounds: LM calls of the agent in a turn.
         reward_judge: a model, named as `--model` takes it, that scores answers in the reward that methods are compiled
             with; exact match and F1 do when left out. Whoever judges the test is named apart, by `--judge`.
-        recipe: how methods with phases are compiled.
+        recipe: how methods with phases are compiled, over the defaults of `Recipe`, or `Recipe.tiny` for a tiny model.
     """
 
     name: str
@@ -148,38 +154,32 @@ class Experiment(Part):
         self,
         *,
         data: Sequence[str] = (),
-        limit: int | None = None,
+        worlds: Sequence[str] = (),
         methods: Sequence[str] = (),
+        limit: int | None = None,
     ) -> Experiment:
-        """Return this experiment on other data, on fewer examples, or with fewer methods.
+        """Return this experiment on other data, with fewer worlds or methods, or on fewer examples.
 
         Args:
-            data: what is played in place of the worlds: NAME=SPEC, or SPEC alone. A known name keeps its other keys.
+            data: NAME=SPEC, the data of a world, a new one when there is none of that name.
+            worlds, methods: the names of those that are kept; all when empty.
             limit: most examples of a world.
-            methods: the names of those that are kept.
 
         Raises:
-            ConfigurationError: there is no such method, or two worlds of one name.
+            ConfigurationError: a name is not known, or a pair is none.
         """
-        worlds = {world.name: world for world in self.worlds}
-        if data:
-            pairs = [(name, spec) if mark else ("", name) for name, mark, spec in (one.partition("=") for one in data)]
-            named = [(name or slug(spec), spec) for name, spec in pairs]
-            known = [worlds.get(name, World(name=name, data=spec)) for name, spec in named]
-            kept = [world.model_copy(update={"data": spec}) for world, (_, spec) in zip(known, named, strict=True)]
-        else:
-            kept = list(self.worlds)
+        given = dict(_pair(one) for one in data)
+        changed = [world.model_copy(update={"data": given.pop(world.name, world.data)}) for world in self.worlds]
+        changed += [World(name=name, data=spec) for name, spec in given.items()]
+        kept_worlds = _chosen(changed, worlds, f"the experiment {self.name} has no world")
+        kept_methods = _chosen(self.methods, methods, f"the experiment {self.name} has no method")
         if limit is not None:
-            kept = [world.model_copy(update={"limit": limit}) for world in kept]
-        there = [method.name for method in self.methods]
-        unknown = [name for name in methods if name not in there]
-        if unknown:
-            raise ConfigurationError(f"{self.name} has no method {unknown[0]!r}; it has {', '.join(there)}")
-        chosen = [method for method in self.methods if not methods or method.name in methods]
-        against = self.against if self.against in [method.name for method in chosen] else chosen[0].name
-        changed = {"worlds": kept, "methods": chosen, "against": against}
+            kept_worlds = [world.model_copy(update={"limit": limit}) for world in kept_worlds]
+        named = [method.name for method in kept_methods]
+        against = self.against if self.against in named else named[0]
+        changes = {"worlds": kept_worlds, "methods": kept_methods, "against": against}
         try:
-            return Experiment.model_validate({**self.model_dump(), **changed})
+            return Experiment.model_validate({**dict(self), **changes})
         except ValidationError as error:
             raise ConfigurationError(f"{self.name}: {'; '.join(_problems(error, {}))}") from error
 
@@ -212,24 +212,36 @@ def load_experiment(which: str | Path, *, quick: bool = False, changes: Mapping[
         raise ConfigurationError(f"{path}: cannot be read ({error}); give the path of a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: no TOML ({error})") from error
-    small = raw.pop("quick", None)
-    if quick and small is None:
+    small = raw.pop("quick", {})
+    if quick and not small:
         raise ConfigurationError(f"{path}: it has no [quick] table, so there is no --quick; leave it out")
     merged = _merged(_merged(raw, small if quick else {}), changes or {})
+    if merged.get("model") == "tiny":
+        merged = _merged({"recipe": asdict(Recipe.tiny())}, merged)
     try:
         return Experiment.model_validate({"name": path.stem, **merged})
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {'; '.join(_problems(error, merged))}") from error
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, mark, spec = text.partition("=")
+    if not (mark and name and spec):
+        raise ConfigurationError(f"{text!r} must be NAME=SPEC, such as hotpotqa=hotpotqa:dev.json")
+    return name, spec
+
+
+def _chosen(parts: Sequence[Any], names: Sequence[str], lacking: str) -> list[Any]:
+    known = [part.name for part in parts]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(f"{lacking} {unknown[0]!r}; it has {', '.join(known)}")
+    return [part for part in parts if not names or part.name in names]
+
+
 def slug(text: str) -> str:
     """Return a name as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9+._-]+", "-", text).strip("-") or "unnamed"
-
-
-def reward_weights(method: Contestant) -> RewardWeights:
-    """Return the weights that a contestant is trained with."""
-    return RewardWeights.paper() if method.weights == "paper" else RewardWeights.answer_only()
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from agemem_dspy.bench.experiment import Experiment, slug
 from agemem_dspy.errors import RunError
 from agemem_dspy.journal import Journal
@@ -21,6 +23,10 @@ class Cell:
     world: str
     method: str
     seed: int
+
+    def of(self, world: str, method: str) -> bool:
+        """Tell whether it is a cell of a contestant in a world."""
+        return (self.world, self.method) == (world, method)
 
     @property
     def file(self) -> str:
@@ -62,18 +68,29 @@ class BenchFolder:
         """Where the rows are, a file a cell."""
         return self.path / "items"
 
+    def resume(self, experiment: Experiment) -> bool:
+        """Take up the run that is there; return whether one is.
+
+        Raises:
+            RunError: it is one of something else, whose differences are named, or damaged.
+        """
+        if not self.noted.is_file():
+            return False
+        wanted = experiment.model_dump(mode="json")
+        refuse_changes(self.path, self._read(), wanted, f"Give a new folder, such as --out {self.path}-2")
+        self._open()
+        return True
+
     def begin(self, experiment: Experiment) -> None:
         """Note what is asked, or take up the run that is there.
 
         Raises:
-            RunError: a run of something else is there, whose differences are named, or the folder cannot be written.
+            RunError: as for `resume`, or the folder cannot be written.
         """
-        wanted = experiment.model_dump(mode="json")
-        if self.noted.is_file():
-            refuse_changes(self.path, self._read(), wanted, f"Give a new folder, such as --out {self.path}-2")
-        else:
+        if not self.resume(experiment):
+            wanted = experiment.model_dump(mode="json")
             self.write("experiment.json", json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-        self._open()
+            self._open()
 
     def load(self) -> Experiment:
         """Return the experiment of a run that is there.
@@ -83,7 +100,10 @@ class BenchFolder:
         """
         if not self.noted.is_file():
             raise RunError(f"{self.path} holds no bench run; name the --out folder of one")
-        experiment = Experiment.model_validate(self._read())
+        try:
+            experiment = Experiment.model_validate(self._read())
+        except ValidationError as error:
+            raise RunError(f"{self.noted} is of another version or damaged ({error}); play it anew") from error
         self._open()
         return experiment
 

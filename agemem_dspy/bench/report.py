@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ LABELS = {
     "tool_calls": "tool calls",
 }
 NOTHING = "–"
+_DECIMAL = re.compile(r"(?<=\.\d\d)\d\b")  # the third one, which a terminal has no room for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Grid:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    main: frozenset[int] = frozenset()  # the columns whose intervals a terminal has room for
 
     def markdown(self) -> str:
         """Return it as Markdown, the first column to the left."""
@@ -46,17 +49,21 @@ class Grid:
         return "\n".join(lines)
 
     def table(self) -> Table:
-        """Return it as a rich table."""
+        """Return it as a rich table for a terminal, with the intervals of the main columns alone."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=self.title, box=SIMPLE_HEAD)
-        table.add_column(self.header[0], no_wrap=True)
-        for column in self.header[1:]:
-            table.add_column(column, justify="right")
+        table = Table(title=self.title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        table.add_column(self.header[0], overflow="fold")
+        for place, column in enumerate(self.header[1:], start=1):
+            table.add_column(column, justify="right", no_wrap=place in self.main)
         for row in self.rows:
-            table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+            table.add_row(*(self._brief(place, cell) for place, cell in enumerate(row)))
         return table
+
+    def _brief(self, place: int, cell: str) -> str:
+        mean, _, rest = cell.partition(" [")
+        return f"{mean}\n[{_DECIMAL.sub('', rest)}" if rest and place in self.main else mean
 
 
 def label(measure: str) -> str:
@@ -65,8 +72,9 @@ def label(measure: str) -> str:
 
 
 def shown(value: float, *, signed: bool = False) -> str:
-    """Return a number as a table shows it: whole from a hundred on, a true minus sign."""
-    text = f"{value:{'+' if signed else ''}{',.0f' if abs(value) >= 100 else '.3f'}}"
+    """Return a number as a table shows it: whole from a hundred on, with a true minus sign."""
+    digits = ",.0f" if abs(value) >= 100 else ".1f" if abs(value) >= 10 else ".3f"
+    text = f"{value:{'+' if signed else ''}{digits}}"
     return text.replace("-", "−")
 
 
@@ -86,9 +94,10 @@ def p_value(test: PairedTest | None) -> str:
 
 
 def grids(results: BenchResults) -> list[Grid]:
-    """Return one table a world, and with several worlds one that has a column for each."""
+    """Return one table a world, one of all worlds when there are several, and one of all seeds likewise."""
     found = [_world(results, world.name, world.published) for world in results.experiment.worlds]
-    return [*found, *([_overview(results)] if len(found) > 1 else [])]
+    several = [_overview(results)] if len(found) > 1 else []
+    return [*found, *several, *([_by_seed(results)] if len(results.experiment.seeds) > 1 else [])]
 
 
 def page(results: BenchResults, command: str) -> str:
@@ -174,7 +183,8 @@ def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
         paper = _paper(theirs.values(), method.published or method.name)
         rows.append((method.name, *played, *cells, gain, p_value(test), *paper))
     data = next(one for one in experiment.worlds if one.name == world)
-    return Grid(title=f"{world} ({data.data})", header=tuple(header), rows=tuple(rows))
+    main = {place for place, name in enumerate(header) if name in (label(experiment.primary), "gain")}
+    return Grid(title=f"{world} ({data.data})", header=tuple(header), rows=tuple(rows), main=frozenset(main))
 
 
 def _overview(results: BenchResults) -> Grid:
@@ -191,6 +201,19 @@ def _overview(results: BenchResults) -> Grid:
         rows.append((method.name, *(NOTHING if value is None else shown(value) for value in means), mean))
     header = ("", *(world.name for world in experiment.worlds), "mean")
     return Grid(title=f"{label(experiment.primary)}, all worlds", header=header, rows=tuple(rows))
+
+
+def _by_seed(results: BenchResults) -> Grid:
+    experiment, term = results.experiment, results.experiment.primary
+    rows = []
+    for world in experiment.worlds:
+        for method in experiment.methods:
+            played = {cell.seed: one for cell, one in results.cells.items() if cell.of(world.name, method.name)}
+            found = [played.get(seed) for seed in experiment.seeds]
+            cells = [NOTHING if one is None or term not in one.terms else interval(one.interval(term)) for one in found]
+            rows.append((f"{world.name}: {method.name}", *cells))
+    header = ("", *(f"seed {seed}" for seed in experiment.seeds))
+    return Grid(title=f"{label(term)}, seed by seed", header=header, rows=tuple(rows))
 
 
 def _paper(tables: Any, method: str) -> Sequence[str]:

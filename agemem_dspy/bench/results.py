@@ -78,7 +78,7 @@ class BenchResults:
 
     def seeds(self, world: str, method: str) -> list[int]:
         """Return the seeds of a contestant's finished cells in a world."""
-        return [cell.seed for cell in self.cells if (cell.world, cell.method) == (world, method)]
+        return [cell.seed for cell in self.cells if cell.of(world, method)]
 
     def tested(self, world: str, method: str, term: str) -> PairedTest | None:
         """Test a contestant against the experiment's baseline; None for that one, and where one is missing."""

@@ -189,10 +189,11 @@ class Bench:
         return compiled
 
     def taught_as(self, method: Contestant) -> str:
-        """Name the first contestant that is compiled the same way: they share one training."""
-        same = {"name", "play", "control", "published"}
+        """Name the first contestant that is compiled the same way; they share the phases that both have."""
+        same = {"name", "phases", "play", "control", "published"}
         taught = method.model_dump(exclude=same)
-        return next(one.name for one in self.experiment.methods if one.model_dump(exclude=same) == taught)
+        compiled = [one for one in self.experiment.methods if one.phases]
+        return next(one.name for one in compiled if one.model_dump(exclude=same) == taught)
 
     def _model(self, seed: int) -> ChosenModel:
         """Return the model that plays with a seed; a tiny one is made when it is not there yet."""

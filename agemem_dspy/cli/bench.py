@@ -47,10 +47,9 @@ def play(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data", help="What is played in place of the experiment's worlds: NAME=SPEC or SPEC; repeat it."
-        ),
+        typer.Option("--data", help="NAME=SPEC: the data of a world, such as hotpotqa=hotpotqa:dev.json; repeat it."),
     ] = None,
+    worlds: Annotated[list[str] | None, typer.Option("--world", help="Play these worlds alone; repeat it.")] = None,
     train: Annotated[str | None, typer.Option("--train", help="What compiled methods learn from.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many examples of a world.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 0,1,2.")] = None,
@@ -74,7 +73,7 @@ def play(
         changes: dict[str, Any] = {"model": model, "train": train, "seeds": _numbers(seeds)}
         experiment = load_experiment(
             which, quick=quick, changes={key: value for key, value in changes.items() if value is not None}
-        ).narrowed(data=data or (), limit=limit, methods=methods or ())
+        ).narrowed(data=data or (), worlds=worlds or (), methods=methods or (), limit=limit)
         folder = out_dir or Path("runs", "bench", experiment.name + ("-quick" if quick else ""))
         with out.progress() as bar:
             tasks: dict[str, Any] = {}
@@ -87,8 +86,10 @@ def play(
                 bar.update(tasks[what], completed=done)
 
             bench = Bench(experiment, folder, threads=threads, progress=show)
+            bench.folder.resume(experiment)
             costs = budget(bench)
-            out.notes.print(_costs(costs))
+            if costs:
+                out.notes.print(_costs(costs))
             if estimate:
                 out.result({"budget": [asdict(cost) for cost in costs]})
                 return

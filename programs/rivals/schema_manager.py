@@ -73,9 +73,13 @@ class SchemaManagerAgent(ManagedMemoryAgent):
             memories: dict[str, str] = {}
             for text in stretch:
                 memories |= manager.nearest(text, self.neighbours)
-            changes = yield from manager.ask(self.manage, conversation=stretch, memories=memories)
+            changes = yield from self._changes(manager, stretch, memories)
             if changes is not None:
                 yield from carry_out(manager, changes)
+
+    def _changes(self, manager: ManagerSession, conversation: Sequence[str], memories: dict[str, str]) -> Play:
+        """Return what a stretch of the conversation changes, None where that could not be read."""
+        return (yield from manager.ask(self.manage, conversation=conversation, memories=memories))
 
 
 def carry_out(manager: ManagerSession, changes: MemoryChanges) -> Play:
