@@ -26,7 +26,7 @@ from agemem_dspy.memory.checks import (
 )
 from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.filters import AnyOf, Range, Where, checked_when, checked_where
-from agemem_dspy.memory.lexical import ranking_score, shared
+from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.types import Embedder, Memory, NewMemory, Version
 
@@ -195,9 +195,10 @@ class InMemoryStore(LongTermMemory):
             and all(_within(getattr(memory, key), span) for key, span in times.items())
         ]
         cosines = similarity(self._embedder, query, [memory.content for memory in kept]).tolist()
+        by_cosine, by_share = ranking_weights(way)
         shares = [shared(query, memory.content) for memory in kept]
         found = [
-            (ranking_score(cosine, share, way), dataclasses.replace(memory, score=cosine))
+            (by_cosine * cosine + by_share * share, dataclasses.replace(memory, score=cosine))
             for memory, cosine, share in zip(kept, cosines, shares, strict=True)
             if way != "lexical" or share > 0
         ]

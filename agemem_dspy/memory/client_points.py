@@ -18,7 +18,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from typing_extensions import override
 
 from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part
+from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part, PointId, id_text
 from agemem_dspy.memory.point_store import (
     DATETIME,
     INDEXES,
@@ -58,19 +58,22 @@ class ClientPoints(PointStore):
         """Make a private store that is gone when it is closed."""
         return cls(QdrantClient(":memory:"), collection, dimension)
 
-    def scroll(self, condition: Condition, limit: int | None = None) -> list[Record]:
+    def scroll(self, condition: Condition) -> list[Record]:
         wanted = _filter(condition)
         records: list[Record] = []
         offset: Any = None
         while True:
             page, offset = self._call(
                 lambda client, start=offset: client.scroll(  # type: ignore[misc]
-                    self._collection, scroll_filter=wanted, limit=limit or _PAGE, offset=start, with_payload=True
+                    self._collection, scroll_filter=wanted, limit=_PAGE, offset=start, with_payload=True
                 )
             )
-            records.extend(Record(str(record.id), record.payload or {}) for record in page)
-            if offset is None or limit is not None:
+            records.extend((str(record.id), record.payload or {}) for record in page)
+            if offset is None:
                 return records
+
+    def fetch(self, ids: Sequence[PointId], condition: Condition) -> list[Record]:
+        return self.scroll(condition.also(HasId(tuple(ids))))
 
     def count(self, condition: Condition) -> int:
         wanted = _filter(condition)
@@ -91,7 +94,7 @@ class ClientPoints(PointStore):
             for ranking in rankings
         ]
         answers = self._call(lambda client: client.query_batch_points(self._collection, requests))
-        return [[Hit(str(one.id), one.score, one.payload or None) for one in answer.points] for answer in answers]
+        return [[(str(one.id), one.score, one.payload or None) for one in answer.points] for answer in answers]
 
     def insert(self, points: Sequence[Point]) -> None:
         made = [_point(point) for point in points]
@@ -228,10 +231,12 @@ def _filter(condition: Condition) -> models.Filter:
 
 def _part(part: Part) -> Any:
     if isinstance(part, HasId):
-        return models.HasIdCondition(has_id=list(part.ids))
+        return models.HasIdCondition(has_id=[id_text(one) for one in part.ids])
     if isinstance(part, Equals):
         return models.FieldCondition(key=part.key, match=models.MatchValue(value=part.value))
     if isinstance(part, Either):
         return models.Filter(should=[_part(one) for one in part.conditions])
-    kind: Any = models.Range if isinstance(part, NumberBetween) else models.DatetimeRange
-    return models.FieldCondition(key=part.key, range=kind(gt=part.gt, gte=part.gte, lt=part.lt, lte=part.lte))
+    bounds: Any = {"gt": part.gt, "gte": part.gte, "lt": part.lt, "lte": part.lte}
+    if isinstance(part, NumberBetween):
+        return models.FieldCondition(key=part.path, range=models.Range(**bounds))
+    return models.FieldCondition(key=part.key, range=models.DatetimeRange(**bounds))

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,11 +20,14 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LONG = 200  # characters of a label that is kept as it is
 
 
+PointId = str | int  # of an entry: its id, or the number that this UUID is, which is quicker to look up
+
+
 @dataclass(frozen=True, slots=True)
 class HasId:
     """The entry has one of these ids."""
 
-    ids: tuple[str, ...]
+    ids: tuple[PointId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Equals:
 
 @dataclass(frozen=True, slots=True)
 class NumberBetween:
-    """The field is a number within the bounds, or a list that has one."""
+    """The metadata has a number within the bounds under the key, or a list that has one."""
 
     key: str
     gt: float | None = None
@@ -44,10 +48,15 @@ class NumberBetween:
     lt: float | None = None
     lte: float | None = None
 
+    @property
+    def path(self) -> str:
+        """Return the way to the number in a payload, as engines write it."""
+        return f"metadata.{self.key}" if _PLAIN_KEY.match(self.key) else f'metadata."{self.key}"'
+
 
 @dataclass(frozen=True, slots=True)
 class TimeBetween:
-    """The field is a time within the bounds; all are ISO 8601."""
+    """The field is a time within the bounds; all are ISO 8601, in UTC, with microseconds."""
 
     key: str
     gt: str | None = None
@@ -75,7 +84,43 @@ class Condition:
 
     def also(self, *parts: Part) -> Condition:
         """Return the condition that these hold too."""
-        return replace(self, must=(*self.must, *parts))
+        return replace(self, must=(*parts, *self.must))
+
+    def holds(self, point_id: PointId, payload: Mapping[str, Any]) -> bool:
+        """Tell whether an entry meets it."""
+        return all(_holds(part, point_id, payload) for part in self.must) and not any(
+            _holds(part, point_id, payload) for part in self.must_not
+        )
+
+
+def _holds(part: Part, point_id: PointId, payload: Mapping[str, Any]) -> bool:
+    if isinstance(part, Equals):
+        held = payload.get(part.key)
+        return part.value in held if isinstance(held, list) else held == part.value
+    if isinstance(part, TimeBetween):
+        held = payload.get(part.key)
+        return held is not None and _between(held, part)  # such texts are in the order of their times
+    if isinstance(part, HasId):
+        return id_text(point_id) in map(id_text, part.ids)
+    if isinstance(part, Either):
+        return any(_holds(one, point_id, payload) for one in part.conditions)
+    held = payload["metadata"].get(part.key)
+    numbers = [one for one in (held if isinstance(held, list) else [held]) if isinstance(one, int | float)]
+    return any(_between(float(one), part) for one in numbers if not isinstance(one, bool))
+
+
+def _between(value: Any, span: Any) -> bool:
+    return bool(
+        (span.gt is None or value > span.gt)
+        and (span.gte is None or value >= span.gte)
+        and (span.lt is None or value < span.lt)
+        and (span.lte is None or value <= span.lte)
+    )
+
+
+def id_text(point_id: PointId) -> str:
+    """Return the id of an entry."""
+    return point_id if isinstance(point_id, str) else str(uuid.UUID(int=point_id))
 
 
 def entries_of(user_id: str, *parts: Part) -> Condition:
@@ -108,8 +153,7 @@ def matching(where: Where) -> Iterable[Part]:
     """Yield what a checked `where` asks for."""
     for key, wanted in where.items():
         if isinstance(wanted, Range):
-            path = f"metadata.{key}" if _PLAIN_KEY.match(key) else f'metadata."{key}"'
-            yield NumberBetween(path, **{bound: float(number) for bound, number in wanted.bounds().items()})
+            yield NumberBetween(key, **{bound: float(number) for bound, number in wanted.bounds().items()})
         elif isinstance(wanted, AnyOf):
             yield Either(tuple(Equals("labels", label(key, value)) for value in wanted.values))
         else:

@@ -51,8 +51,6 @@ def shared(query: str, text: str) -> float:
     return sum(weights.get(index, 0.0) for index in text_vector(text))
 
 
-def ranking_score(cosine: float, share: float, mode: str) -> float:
-    """Return what entries are ordered by in a mode, given their cosine similarity and the share of words."""
-    if mode == "hybrid":
-        return cosine + LEXICAL * share
-    return cosine if mode == "dense" else share
+def ranking_weights(mode: str) -> tuple[float, float]:
+    """Return how much the cosine and the share of words count in a mode."""
+    return {"hybrid": (1.0, LEXICAL), "dense": (1.0, 0.0), "lexical": (0.0, 1.0)}[mode]

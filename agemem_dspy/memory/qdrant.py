@@ -38,6 +38,7 @@ from agemem_dspy.memory.conditions import (
     deleted,
     entries_of,
     expired,
+    id_text,
     live_entries_of,
     matching,
     within,
@@ -130,8 +131,8 @@ class QdrantMemory(LongTermMemory):
             payload = payload_of(self._user_id, kind, self._connection.tick(), kept)
             points.insert([_point(id, payload, vector)])
             if points.is_server:  # where another process may have been quicker
-                records = points.scroll(self._mine(HasId((id,))))
-                if not records or versions_of(records[0].payload) != kept:
+                records = points.fetch([id], self._mine())
+                if not records or versions_of(records[0][1]) != kept:
                     raise taken(id)
         return memory_of(id, payload) if kept[-1].live else None
 
@@ -270,17 +271,17 @@ class QdrantMemory(LongTermMemory):
 
     def _listed(self, condition: Condition) -> list[Memory]:
         """Return all entries under a condition, oldest first."""
-        records = self._points().scroll(condition)
-        records.sort(key=lambda record: record.payload["seq"])
-        return [memory_of(record.id, record.payload) for record in records]
+        records = sorted(self._points().scroll(condition), key=lambda record: record[1]["seq"])
+        return [memory_of(id_text(one), payload) for one, payload in records]
 
     def _find(self, memory_id: str, *, removed: bool = False) -> Mapping[str, Any]:
         """Return the payload of an entry in sight, or of any with `removed`."""
-        points, one = self._points(), HasId((checked_id(memory_id, self._user_id),))
-        records = points.scroll(self._mine(one) if removed else live_entries_of(self._user_id, one), limit=1)
+        points = self._points()
+        condition = self._mine() if removed else live_entries_of(self._user_id)
+        records = points.fetch([checked_id(memory_id, self._user_id)], condition)
         if not records:
             raise not_found(memory_id, self._user_id)
-        return records[0].payload
+        return records[0][1]
 
     def _purge_all(self, condition: Condition) -> int:
         points = self._points()
