@@ -2,7 +2,7 @@
 
 An example holds `id`, `messages` (stage 1), `distractors` (stage 2), `question`, `answer`,
 `facts`, `operations`, `support` and `key_items`; its inputs are the messages, the distractors
-and the question.
+and the question. An example of a world has an `environment` and a `seed` in place of question and answer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import dspy
 from agemem_dspy.data import assistant_values
 from agemem_dspy.data.distractors import make_distractors
 from agemem_dspy.data.files import read_examples, write_examples
+from agemem_dspy.data.worlds import world_examples
 from agemem_dspy.errors import DataError
 
-__all__ = ["load_dataset", "make_distractors", "read_examples", "write_examples"]
+__all__ = ["load_dataset", "make_distractors", "read_examples", "world_examples", "write_examples"]
 
-_ACCEPTED = "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, or jsonl:<path>"
+_ACCEPTED = (
+    "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, "
+    "agentboard:<path of its test.jsonl>, or jsonl:<path>"
+)
 
 
 def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None = None) -> list[dspy.Example]:
@@ -29,13 +33,13 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
 
     Raises:
         DataError: an unknown spec (the message lists what is accepted) or unreadable data.
-        MissingDependency: the hub was asked for and `datasets` is not installed.
+        MissingDependency: the hub was asked for and `datasets` is not installed, or a world's extra is not.
     """
     # Imported when asked for: `python -m agemem_dspy.data.assistant` must find it not yet loaded.
-    from agemem_dspy.data import assistant, hotpotqa
+    from agemem_dspy.data import agentboard, assistant, hotpotqa
 
     kind, _, where = spec.partition(":")
-    if not where or kind not in ("assistant", "hotpotqa", "jsonl"):
+    if not where or kind not in ("assistant", "hotpotqa", "agentboard", "jsonl"):
         raise DataError(f"unknown data {spec!r}; accepted: {_ACCEPTED}")
     if kind == "assistant":
         if where not in assistant_values.SPLITS:
@@ -44,4 +48,9 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
         return assistant.load(where, difficulty=level, limit=limit)
     if difficulty is not None:
         raise DataError(f"difficulty {difficulty!r} was asked of {spec!r}, but only assistant data has difficulties")
-    return hotpotqa.load(where, limit=limit) if kind == "hotpotqa" else read_examples(where, limit=limit)
+    match kind:
+        case "hotpotqa":
+            return hotpotqa.load(where, limit=limit)
+        case "agentboard":
+            return agentboard.load(where, limit=limit)
+    return read_examples(where, limit=limit)
