@@ -16,8 +16,9 @@ Deviations from the paper:
    fact ("I don't know"), having looked is enough.
 5. What the overflow guard took out of the context counts as still there, and its summary as not there: the terms are
    those of the context as the policy left it, and a guard that had to act is an overflow.
-6. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
-   early, after replies that could not be read, costs the same.
+6. In a world the progress stands in place of the answer score, and acting in place of answering.
+7. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
+   early, after replies that could not be read, costs the same. A world that ends is no round limit.
 """
 
 from __future__ import annotations
@@ -80,13 +81,15 @@ Term = Callable[[Any, Trajectory, TermContext], float]
 
 
 def answer(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return the unweighted answer score in [0, 1]; 0 when the agent never answered."""
+    """Return the unweighted answer score in [0, 1], 0 when the agent never answered; in a world its progress."""
+    if trajectory.outcome is not None:
+        return trajectory.outcome.progress
     return 0.0 if trajectory.answer is None else score_fields(example, trajectory.answer, ctx)
 
 
 def task(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return R_task: the answer score in [0, 1], or -1 without an answer."""
-    return -1.0 if trajectory.answer is None else answer(example, trajectory, ctx)
+    """Return R_task: the answer score in [0, 1], or -1 without an answer; in a world, without an action."""
+    return answer(example, trajectory, ctx) if trajectory.answered else -1.0
 
 
 def compression(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
@@ -149,7 +152,7 @@ def relevance(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
     judge = ctx.relevance_judge
     if judge is None:
         return _mean([float(any(gold.says(fact, text) for fact in gold.support)) for text in found], empty=0.0)
-    question = str(example.get("question", ""))
+    question = str(example.get("question") or (trajectory.outcome.goal if trajectory.outcome else ""))
     return _mean([verdict("relevance_judge", judge, question=question, entry=text) for text in found], empty=0.0)
 
 

@@ -64,6 +64,7 @@ _SETTINGS: Mapping[type[Program], tuple[str, ...]] = {
     LinkedNotesAgent: (*_MANAGED, "neighbours"),
     SchemaManagerAgent: (*_MANAGED, "neighbours", "messages_per_call"),
 }
+_EPISODE = ("stages", "recall", "max_steps", "carry_memory")
 _AGENTS = {agent.__name__: agent for agent in _SETTINGS}
 _PACKAGES = ("agemem-dspy", "dspy", "torch", "transformers", "peft", "qdrant-client")
 
@@ -171,7 +172,9 @@ def load_program(
     give_lms(predictors, checkpoint, lm, trust_code=trust_code)
     program = agent
     if state["stages"]:
-        program = ThreeStageEpisode(agent, stages=state["stages"], recall=state.get("recall", "construct"))
+        # A folder of an older version lacks some of them.
+        options = {name: state[name] for name in _EPISODE if state.get(name) is not None}
+        program = ThreeStageEpisode(agent, **options)
     program._compiled = state["compiled"]
     return program
 
@@ -202,8 +205,7 @@ def _dump_program(program: Program, agent: Any, predictors: list[tuple[str, Any]
     memory = getattr(agent, "_memory", None)
     return {
         "agent": type(agent).__name__,
-        "stages": program.stages if isinstance(program, ThreeStageEpisode) else None,
-        "recall": program.recall if isinstance(program, ThreeStageEpisode) else None,
+        **{name: getattr(program, name, None) for name in _EPISODE},
         "compiled": bool(getattr(program, "_compiled", False)),
         "signature": dump_signature(agent.signature),
         "settings": settings,
