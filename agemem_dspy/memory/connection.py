@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -171,12 +172,24 @@ def connect(where: str | os.PathLike[str], embedder: Embedder) -> QdrantConnecti
     return QdrantConnection.in_folder(Path(where).expanduser(), embedder)
 
 
-def mismatch(where: str, theirs: str, embedder: Embedder) -> EmbedderMismatch:
-    """Return the error for a store that another embedding model has filled."""
-    return EmbedderMismatch(
-        f"The memories in {where} were made with the embedding model {theirs}, but this embedder is "
-        f"{embedder.name!r} ({embedder.dimension} dimensions). Open it with the former model, or use another place."
-    )
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder that nobody has open, so that nobody opens it meanwhile.
+
+    Raises:
+        StoreLocked: somebody has it open.
+    """
+    import portalocker
+
+    with (folder / ".lock").open("a+") as file:
+        try:
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.exceptions.LockException as error:
+            raise _locked(folder) from error
+        try:
+            yield
+        finally:
+            portalocker.unlock(file)
 
 
 def _retrying(operation: Callable[[QdrantClient], _Result], client: QdrantClient) -> _Result:
@@ -193,7 +206,9 @@ def _retrying(operation: Callable[[QdrantClient], _Result], client: QdrantClient
 def _open_folder(folder: Path) -> QdrantClient:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _probe_lock(folder)
+        if (folder / ".lock").exists():
+            with folder_lock(folder):
+                pass  # else the client would leave a half-open object behind
         return QdrantClient(path=str(folder))
     except StoreLocked:
         raise
@@ -204,21 +219,6 @@ def _open_folder(folder: Path) -> QdrantClient:
             f"Cannot open the memory folder {folder}: {error}. Choose a folder that can be written, "
             "or look at free disk space."
         ) from error
-
-
-def _probe_lock(folder: Path) -> None:
-    """Raise `StoreLocked` early: the client would leave a half-open object behind."""
-    import portalocker
-
-    path = folder / ".lock"
-    if not path.exists():
-        return
-    with path.open("r+") as file:
-        try:
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except portalocker.exceptions.LockException as error:
-            raise _locked(folder) from error
-        portalocker.unlock(file)
 
 
 def _locked(folder: Path) -> StoreLocked:
@@ -256,4 +256,11 @@ def _check_manifest(folder: Path, embedder: Embedder) -> None:
             "install the version of agemem-dspy that wrote it, export the memories, import them here."
         )
     if (name, dimension) != (mine["name"], mine["dimension"]):
-        raise mismatch(str(folder), f"{name!r} ({dimension} dimensions)", embedder)
+        raise EmbedderMismatch(
+            f"The memories in {folder} were made with the embedding model {name!r} ({dimension} dimensions), but this "
+            f"embedder is {embedder.name!r} ({embedder.dimension} dimensions). Open them with embedder={name!r} "
+            "(--embedder on the command line), or re-embed them: agemem memory reembed "
+            f"{shlex.quote(str(folder))} --embedder {shlex.quote(embedder.name)}",
+            name,
+            dimension,
+        )

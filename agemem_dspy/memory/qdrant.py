@@ -12,13 +12,14 @@ import datetime
 import os
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from qdrant_client import models
 from typing_extensions import override
 
-from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
+from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
     Scalar,
@@ -34,7 +35,7 @@ from agemem_dspy.memory.checks import (
     not_found,
     taken,
 )
-from agemem_dspy.memory.connection import QdrantConnection, connect, mismatch
+from agemem_dspy.memory.connection import QdrantConnection, connect
 from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.lexical import query_vector, ranking_score, shared, text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
@@ -52,7 +53,7 @@ from agemem_dspy.memory.points import (
     sparse,
     versions_of,
 )
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.types import Embedder, Entry, Memory, Version
 
 _PAGE = 1000
 _LOOKED_AT = 50  # least entries of each ranking that a search sorts
@@ -178,6 +179,16 @@ class QdrantMemory(LongTermMemory):
         return self._listed(self._filter(removed=True))
 
     @override
+    def entries(self) -> Iterator[Entry]:
+        for record in self._records(self._filter(removed=None)):
+            payload = record.payload or {}
+            yield Entry(id=str(record.id), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
+
+    @override
+    def users(self) -> list[str]:
+        return sorted({(record.payload or {})["user_id"] for record in self._records(None)})
+
+    @override
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
         former = state_before(self.history(id), changes)
@@ -201,18 +212,11 @@ class QdrantMemory(LongTermMemory):
     def purge_expired(self) -> int:
         condition = self._filter(removed=None)
         condition.must = [*(condition.must or []), expired()]
-        with self._open_connection().exclusive():
-            count = self._count(condition)
-            self._remove(condition)
-            return count
+        return self._remove(condition)
 
     @override
     def forget_user(self) -> int:
-        everything = self._filter(removed=None)
-        with self._open_connection().exclusive():
-            count = self._count(everything)
-            self._remove(everything)
-            return count
+        return self._remove(self._filter(removed=None))
 
     @override
     def get(self, id: str) -> Memory:
@@ -324,23 +328,26 @@ class QdrantMemory(LongTermMemory):
             if not name.startswith(PREFIX) or name == self._collection:
                 continue
             if self._connection.call(lambda client, other=name: client.count(other, count_filter=condition).count):  # type: ignore[misc]
-                raise mismatch(
-                    str(self._where), f"or in the layout of the collection {name!r} of another version", self._embedder
+                raise EmbedderMismatch(
+                    f"The memories of {self._user_id!r} at {self._where} are in the collection {name!r}, of another "
+                    f"embedding model or version, but this embedder is {self._embedder.name!r} "
+                    f"({self._embedder.dimension} dimensions). Open them with the former one, or export them with it, "
+                    "purge them, and import them with this one."
                 )
 
     def _filter(self, memory_id: str | None = None, **asked: Any) -> models.Filter:
         """Return the condition that every call carries: this user, and what else is asked for; see `points`."""
         return condition(self._user_id, memory_id, **asked)
 
-    def _scroll(self, condition: models.Filter, offset: Any = None) -> tuple[list[models.Record], Any]:
+    def _scroll(self, condition: models.Filter | None, offset: Any = None) -> tuple[list[models.Record], Any]:
         return self._connection.call(
             lambda client: client.scroll(
                 self._collection, scroll_filter=condition, limit=_PAGE, offset=offset, with_payload=True
             )
         )
 
-    def _listed(self, condition: models.Filter) -> list[Memory]:
-        """Return all entries under a condition, oldest first."""
+    def _records(self, condition: models.Filter | None) -> list[models.Record]:
+        """Return the points under a condition, oldest first."""
         records: list[models.Record] = []
         offset: Any = None
         with self._open_connection().exclusive():
@@ -349,8 +356,10 @@ class QdrantMemory(LongTermMemory):
                 records.extend(page)
                 if offset is None:
                     break
-        records.sort(key=lambda record: (record.payload or {}).get("seq", 0))
-        return [memory_of(str(record.id), record.payload or {}) for record in records]
+        return sorted(records, key=lambda record: (record.payload or {}).get("seq", 0))
+
+    def _listed(self, condition: models.Filter) -> list[Memory]:
+        return [memory_of(str(record.id), record.payload or {}) for record in self._records(condition)]
 
     def _count(self, condition: models.Filter) -> int:
         return self._open_connection().call(
@@ -366,9 +375,15 @@ class QdrantMemory(LongTermMemory):
             raise not_found(memory_id, self._user_id)
         return dict(records[0].payload or {})
 
-    def _remove(self, condition: models.Filter) -> None:
+    def _remove(self, condition: models.Filter) -> int:
+        """Remove entries for good, and their texts from the embedder's caches; return how many."""
         selector = models.FilterSelector(filter=condition)
-        self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
+        with self._open_connection().exclusive():
+            gone = [versions_of(record.payload or {}) for record in self._records(condition)]
+            # First the caches, which can be filled again: if they fail, nothing was removed.
+            forget_texts(self._embedder, [version.content for versions in gone for version in versions])
+            self._connection.call(lambda client: client.delete(self._collection, selector, wait=True))
+        return len(gone)
 
     def _write(
         self,
