@@ -62,7 +62,11 @@ class StoreLocked(MemoryStoreError):
 
 
 class EmbedderMismatch(MemoryStoreError):
-    """The store was built with another embedding model."""
+    """The store was built with another embedding model: `name` and `dimension` where they are known."""
+
+    def __init__(self, message: str, name: str | None = None, dimension: int | None = None) -> None:
+        super().__init__(message)
+        self.name, self.dimension = name, dimension
 
 
 class WorldError(AgeMemError):

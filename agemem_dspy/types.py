@@ -82,6 +82,15 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A long-term entry with all that it ever was, oldest version first: what one store hands to another."""
+
+    id: str
+    versions: tuple[Version, ...]
+    memory_type: str = "general"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEvent:
     """One executed operation. Rewards read these and nothing else (spec 6.2).
 

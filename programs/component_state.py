@@ -8,7 +8,8 @@ from typing import Any
 import dspy
 
 from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.memory.embedder import CachedEmbedder, HashEmbedder
+from agemem_dspy.memory.cached_embedder import CachedEmbedder
+from agemem_dspy.memory.embedder import HashEmbedder
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.import_path import path_of, resolve
 from agemem_dspy.types import Embedder

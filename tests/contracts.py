@@ -237,6 +237,24 @@ class LongTermMemoryContract:
         assert store.removed() == []
         assert store.all() == [kept]
 
+    def test_the_embedder_forgets_every_version_of_what_is_purged(
+        self, store: LongTermMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forgotten: list[str] = []
+        monkeypatch.setattr(store.embedder, "forget", forgotten.extend, raising=False)
+        changed, hidden = store.add("first"), store.add("hidden")
+        store.add("kept")
+        store.add("over", expires_at="2001-01-01T00:00:00Z")
+        store.update(changed.id, "second")
+        store.delete(hidden.id)
+        assert forgotten == []
+        store.purge(changed.id)
+        assert set(forgotten) == {"first", "second"}
+        store.purge_expired()
+        assert set(forgotten) == {"first", "second", "over"}
+        store.forget_user()
+        assert set(forgotten) == {"first", "second", "over", "hidden", "kept"}
+
     def test_a_user_can_be_forgotten(self, store: LongTermMemory) -> None:
         mine = [store.add(f"fact {number}") for number in range(3)]
         store.delete(mine[0].id)
@@ -250,6 +268,38 @@ class LongTermMemoryContract:
                     store.history(one.id)
             assert bobs.all() == [his]
         assert store.forget_user() == 0
+
+    def test_everything_that_was_can_be_taken_over_in_order(self, store: LongTermMemory) -> None:
+        past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
+        changed, over = store.add("blue bicycle", {"k": 1}, "thing"), store.add("over", expires_at=past)
+        hidden, last = store.add("hidden"), store.add("last")
+        store.update(changed.id, "green umbrella", by={"who": "Ana"})
+        store.delete(hidden.id)
+        with store.scoped("bob") as bobs:
+            bobs.add("Bob's fact")
+            entries = list(store.entries())
+            assert [(one.id, one.memory_type) for one in entries] == [
+                (changed.id, "thing"), (over.id, "general"), (hidden.id, "general"), (last.id, "general"),
+            ]  # fmt: skip
+            assert [list(one.versions) for one in entries] == [store.history(one.id) for one in entries]
+            assert store.forget_user() == 4
+            assert list(store.entries()) == []
+            with store.scoped("carl") as carls:
+                for one in entries:
+                    carls.insert(one.id, one.versions, one.memory_type)
+                assert list(carls.entries()) == entries
+                assert [one.content for one in carls.all()] == ["green umbrella", "last"]
+
+    def test_users_are_those_who_have_entries(self, store: LongTermMemory) -> None:
+        assert store.users() == []
+        hidden = store.add("Ana's fact")
+        with store.scoped("Bob") as bobs:
+            bobs.add("Bob's fact")
+            assert store.users() == bobs.users() == ["Bob", "ana"]
+            store.delete(hidden.id)
+            assert store.users() == ["Bob", "ana"]
+            store.purge(hidden.id)
+            assert store.users() == ["Bob"]
 
     def test_all_is_in_insertion_order(self, store: LongTermMemory) -> None:
         contents = [f"fact number {number}" for number in range(15)]
@@ -418,6 +468,8 @@ class LongTermMemoryContract:
             store.forget_user,
             store.purge_expired,
             lambda: store.history(memory.id),
+            lambda: list(store.entries()),
+            store.users,
             lambda: store.undo(memory.id),
             lambda: store.purge(memory.id),
             lambda: store.insert(str(uuid.uuid4()), [Version(change="add", content="x", at="now")]),

@@ -7,10 +7,11 @@ import datetime
 import operator
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
     SearchMode,
@@ -28,7 +29,7 @@ from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.filters import AnyOf, Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.types import Embedder, Memory, NewMemory, Version
+from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
 
@@ -130,12 +131,17 @@ class InMemoryStore(LongTermMemory):
     def removed(self) -> list[Memory]:
         return [_copy(memory) for memory, versions in self._entries().values() if not versions[-1].live]
 
+    def entries(self) -> Iterator[Entry]:
+        for id, (memory, versions) in list(self._entries().items()):
+            yield Entry(id=id, versions=tuple(versions), memory_type=memory.memory_type)
+
+    def users(self) -> list[str]:
+        self._entries()
+        return sorted(user for user, entries in self._users.items() if entries)
+
     def purge_expired(self) -> int:
         with self._lock:
-            gone = [id for id, (memory, _) in self._entries().items() if _expired(memory)]
-            for id in gone:
-                del self._entries()[id]
-            return len(gone)
+            return self._remove([id for id, (memory, _) in self._entries().items() if _expired(memory)])
 
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
@@ -148,13 +154,18 @@ class InMemoryStore(LongTermMemory):
     def purge(self, id: str) -> None:
         with self._lock:
             self._find(id)
-            del self._entries()[id]
+            self._remove([id])
 
     def forget_user(self) -> int:
         with self._lock:
-            count = len(self._entries())
-            self._entries().clear()
-            return count
+            return self._remove(list(self._entries()))
+
+    def _remove(self, ids: list[str]) -> int:
+        for id in ids:
+            _, versions = self._entries()[id]
+            forget_texts(self._embedder, [version.content for version in versions])
+            del self._entries()[id]
+        return len(ids)
 
     def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
         new = dataclasses.replace(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agemem_dspy.cli.guard import guard_events, guard_json, guard_line
-from agemem_dspy.cli.memory import DEFAULT_WHERE, UserOption, WhereOption, open_memory, show_memories
+from agemem_dspy.cli.memory import DEFAULT_WHERE, EmbedderOption, UserOption, WhereOption, open_memory, show_memories
 from agemem_dspy.cli.models import ModelOption, model_errors
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
 from agemem_dspy.cli.program import (
@@ -49,6 +49,7 @@ def chat(
     model: ModelOption = None,
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     program: ProgramOption = None,
     trust_code: TrustOption = False,
     max_rounds: RoundsOption = None,
@@ -76,7 +77,7 @@ def chat(
                 f"the program in {program} is a baseline, which keeps no memory; chat needs an agent"
             )
         kept = f"the conversation is over; its memories are kept in {where}"
-        with open_memory(where, user, create=True) as memory, keeping(kept):
+        with open_memory(where, user, embedder, create=True) as memory, keeping(kept):
             out.note(f"{memory.count()} memories of {user!r} in {where}; {COMMANDS}")
             _Conversation(player.agent, memory, out).hold(_lines(out))
 

@@ -24,13 +24,22 @@ WhereOption = Annotated[
     str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
 ]
 UserOption = Annotated[str, typer.Option("--user", help="Whose memories.")]
+EmbedderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="What makes the vectors: all-MiniLM-L6-v2-int8 (the default), fastembed/MODEL, "
+        "sentence-transformers/MODEL, or a name of litellm such as openai/text-embedding-3-small.",
+    ),
+]
 DEFAULT_WHERE = "memories"
 
 
-def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
+def open_memory(where: str, user: str, embedder: str | None, *, create: bool) -> LongTermMemory:
     """Open a user's memories.
 
     Args:
+        embedder: the name of one, the default one when None.
         create: make the folder when it is missing.
 
     Raises:
@@ -43,7 +52,7 @@ def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
         raise MemoryStoreError(f"there is no memory folder {where!r}; name one that 'agemem chat' or 'memory add' made")
     from agemem_dspy.memory import LongTermMemory
 
-    return LongTermMemory.open(where, user_id=user)
+    return LongTermMemory.open(where, user_id=user, embedder=embedder)
 
 
 def show_memories(out: Output, memories: Sequence[Memory]) -> None:
@@ -79,11 +88,12 @@ def parse_labels(pairs: Sequence[str], option: str) -> dict[str, Any]:
 def list_memories(
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     removed: Annotated[bool, typer.Option("--removed", help="List what was forgotten instead.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List everything that is remembered, oldest first."""
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         memories = store.removed() if removed else store.all()
         show_memories(out, memories)
         out.note(f"{len(memories)} {'forgotten ' if removed else ''}memories of {user!r} in {where}")
@@ -95,13 +105,14 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     top_k: Annotated[int, typer.Option(help="How many at most.")] = 3,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that must match; may be repeated.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Find memories by meaning, best first."""
     labels = parse_labels(label or (), "--label")
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         memories = store.search(query, top_k=top_k, where=labels or None)
         show_memories(out, memories)
         if not memories:
@@ -114,6 +125,7 @@ def add(
     content: Annotated[str, typer.Argument(help="One fact, short and self-contained.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to keep with it; may be repeated.")] = None,
     kind: Annotated[str, typer.Option("--type", help="Kind of memory.")] = "general",
     expires: Annotated[str | None, typer.Option(help="When it is over, such as 2027-01-31T12:00:00+00:00.")] = None,
@@ -121,7 +133,7 @@ def add(
 ) -> None:
     """Remember one fact and print its id."""
     labels = parse_labels(label or (), "--label")
-    with output(as_json) as out, open_memory(where, user, create=True) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=True) as store:
         memory = store.add(content, labels, kind, expires_at=expires, by={"tool": "agemem memory add"})
         out.say(memory.id)
         out.result({"user": user, "memory": asdict(memory)})
@@ -132,10 +144,11 @@ def forget(
     ids: Annotated[list[str], typer.Argument(help="Ids, as list prints them.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Forget memories; `undo` brings them back. An unknown id stops the command before anything is forgotten."""
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         gone = [store.get(one) for one in dict.fromkeys(ids)]
         with keeping("some of these memories are gone; 'agemem memory list' shows what is left"):
             for memory in gone:
@@ -149,10 +162,11 @@ def history(
     id: Annotated[str, typer.Argument(help="An id, as list prints it.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show every version of a memory, who made it and why, oldest first."""
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         versions = store.history(id)
         for version in versions:
             by = ", ".join(f"{key} {value}" for key, value in version.by.items() if value is not None)
@@ -165,10 +179,11 @@ def undo(
     id: Annotated[str, typer.Argument(help="An id, as list or list --removed prints it.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Take back the last change of a memory: what was forgotten is back, what was changed is as before."""
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         memory = store.undo(id, by={"tool": "agemem memory undo"})
         out.say(f"{id}  {memory.content}" if memory is not None else f"{id} is no longer remembered")
         out.result({"user": user, "id": id, "memory": None if memory is None else asdict(memory)})
@@ -181,12 +196,13 @@ def purge(
     expired: Annotated[bool, typer.Option("--expired", help="What is over.")] = False,
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Remove memories for good, with their history; an unknown id stops the command before anything is removed."""
     if bool(ids) + everything + expired != 1:
         raise MemoryStoreError("give one of them: the ids to purge, --expired for what is over, --all for everything")
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         if everything:
             count = store.forget_user()
         elif expired:
@@ -208,13 +224,14 @@ def export_memories(
     file: Annotated[Path, typer.Argument(help="JSONL file to write; an existing one is replaced.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write every memory of a user to a file, with its history, one JSON object a line; forgotten ones come last.
 
     The last line has the SHA-256 of the lines before it, which an import checks.
     """
-    with output(as_json) as out, open_memory(where, user, create=False) as store:
+    with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         count = write_export(store, file)
         out.say(f"wrote {count} memories to {file}")
         out.result({"user": user, "file": str(file), "count": count})
@@ -225,6 +242,7 @@ def import_memories(
     file: Annotated[Path, typer.Argument(help="JSONL file, as export writes it; only `content` is needed.")],
     where: WhereOption = DEFAULT_WHERE,
     user: UserOption = "default",
+    embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Add the memories of a file that are not there yet; importing twice adds nothing.
@@ -234,7 +252,7 @@ def import_memories(
     """
     with output(as_json) as out:
         rows = read_export(file)
-        with open_memory(where, user, create=True) as store:
+        with open_memory(where, user, embedder, create=True) as store:
             new = missing_rows(rows, [*store.all(), *store.removed()])
             ids: dict[str, str] = {}
             kept = f"what was added is kept in {where}; the same command adds the rest"

@@ -3,18 +3,33 @@
 Importing this package loads no database client and no model.
 """
 
-from agemem_dspy.memory.embedder import CachedEmbedder, HashEmbedder, default_embedder, similarity
+from agemem_dspy.memory.cached_embedder import CachedEmbedder
+from agemem_dspy.memory.dspy_embedder import DSPyEmbedder
+from agemem_dspy.memory.embedder import HashEmbedder, similarity
+from agemem_dspy.memory.embedder_names import as_embedder, default_embedder
+from agemem_dspy.memory.embedding_cache import EmbeddingCache
+from agemem_dspy.memory.fastembed_embedder import FastEmbedEmbedder
 from agemem_dspy.memory.long_term import LongTermMemory
+from agemem_dspy.memory.minilm import MiniLMEmbedder
+from agemem_dspy.memory.reembedding import reembed
+from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
 from agemem_dspy.memory.short_term import Edit, Message, ShortTermMemory, approximate_tokens
 
 __all__ = [
     "CachedEmbedder",
+    "DSPyEmbedder",
     "Edit",
+    "EmbeddingCache",
+    "FastEmbedEmbedder",
     "HashEmbedder",
     "LongTermMemory",
     "Message",
+    "MiniLMEmbedder",
+    "SentenceTransformerEmbedder",
     "ShortTermMemory",
     "approximate_tokens",
+    "as_embedder",
     "default_embedder",
+    "reembed",
     "similarity",
 ]

@@ -1,19 +1,16 @@
 """Embedders: texts to unit vectors, and the rules that every embedder is held to.
 
-`default_embedder` is MiniLM (see `minilm.py`) behind a cache, one for the process. `HashEmbedder` compares
-spelling, not meaning; it is used only where it is asked for, never in place of a model that is missing.
+`BatchedEmbedder` is what the embedders on a model share. `HashEmbedder` compares spelling, not meaning; it is used
+only where it is asked for, never in place of a model that is missing.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import re
-import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Sequence
-from functools import lru_cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -22,8 +19,9 @@ from numpy.typing import NDArray
 from agemem_dspy.errors import AgeMemError, ConfigurationError, MemoryStoreError
 from agemem_dspy.types import Embedder
 
+_BLANK = "."
 _WORD = re.compile(r"\w+")
-_NORM_TOLERANCE = 1e-2
+NORM_TOLERANCE = 1e-2  # by which the length of a unit row may be off
 
 
 class HashEmbedder:
@@ -57,82 +55,61 @@ class HashEmbedder:
         return rows
 
 
-class CachedEmbedder:
-    """An embedder that remembers the last `max_entries` texts; K rollouts embed the same ones.
+class BatchedEmbedder(ABC):
+    """An embedder on a model, whose subclass embeds one batch.
 
-    It has the name of the inner embedder, since it makes the same vectors. Threads may share it.
+    Equal texts are embedded once, texts of like length together (little padding), and rows are divided by their
+    norms. A blank text has the vector of a dot: many models have none for it, or refuse it. A copy is the same object,
+    since a model is not copied.
     """
 
-    def __init__(self, inner: Embedder, max_entries: int = 50_000) -> None:
-        """Put a cache before `inner`; an entry takes 4 bytes a dimension (1.5 kB for MiniLM).
+    def __init__(self, name: str, dimension: int | None, batch_size: int) -> None:
+        """Name it and size it.
+
+        Args:
+            dimension: found by embedding one text when it is None.
 
         Raises:
-            ConfigurationError: `max_entries` is not positive.
+            ConfigurationError: a blank name, or a size that is no positive integer.
+            MemoryStoreError: the dimension was to be found, and the model failed.
         """
-        if isinstance(max_entries, bool) or not isinstance(max_entries, int) or max_entries < 1:
-            raise ConfigurationError(f"max_entries must be a positive integer, not {max_entries!r}.")
-        self.inner = inner
-        self.max_entries = max_entries
-        self.name = inner.name
-        self.dimension = inner.dimension
-        self.hits = 0
-        self.misses = 0
-        self._rows: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError(f"An embedder needs a name, by which a store knows its model, not {name!r}.")
+        self.name = name
+        self.batch_size = positive("batch_size", batch_size)
+        if dimension is None:
+            row = _float_array(name, self._embed_batch, ["How long is a vector?"])
+            dimension = row.shape[-1] if row.ndim == 2 else 0
+            if not dimension:
+                raise MemoryStoreError(f"The embedder {name!r} returned the shape {row.shape} for one text.")
+        self.dimension = positive("dimension", dimension)
+
+    @abstractmethod
+    def _embed_batch(self, texts: Sequence[str]) -> Any:
+        """Return one row a text, of any length but zero, for at most `batch_size` texts."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one unit row a text, (n, dimension); only unseen texts reach the inner embedder, in one call.
+        """Return one unit row a text, (n, dimension).
 
         Raises:
-            MemoryStoreError: the inner embedder failed or returned something else than unit rows.
+            MemoryStoreError: the model failed, or returned something else than finite rows of that dimension.
         """
-        rows: dict[str, NDArray[np.float32]] = {}
-        with self._lock:
-            for text in checked_texts(texts):
-                row = self._rows.get(text)
-                if row is not None:
-                    self._rows.move_to_end(text)
-                    rows[text] = row
-            missing = list(dict.fromkeys(text for text in texts if text not in rows))
-            self.misses += len(missing)
-            self.hits += len(texts) - len(missing)
-        if missing:
-            fresh = embed_checked(self.inner, missing)
-            with self._lock:
-                for text, row in zip(missing, fresh, strict=True):
-                    rows[text] = self._rows[text] = row.copy()
-                while len(self._rows) > self.max_entries:
-                    self._rows.popitem(last=False)
-        result = np.empty((len(texts), self.dimension), dtype=np.float32)
-        for index, text in enumerate(texts):
-            result[index] = rows[text]
-        return result
+        sent = [text if text.strip() else _BLANK for text in checked_texts(texts)]
+        distinct = sorted(dict.fromkeys(sent), key=len)
+        rows = np.empty((len(distinct), self.dimension), dtype=np.float32)
+        for start in range(0, len(distinct), self.batch_size):
+            batch = distinct[start : start + self.batch_size]
+            raw = _finite_rows(self, self._embed_batch, batch)
+            norms = np.linalg.norm(raw, axis=1, keepdims=True)
+            if not norms.all():
+                text = batch[int(norms.argmin())]
+                raise MemoryStoreError(f"The embedder {self.name!r} returned nothing but zeros for {text[:80]!r}.")
+            rows[start : start + len(batch)] = raw / norms
+        place = {text: index for index, text in enumerate(distinct)}
+        return rows[[place[text] for text in sent]]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
-
-    def __reduce__(self) -> tuple[type[CachedEmbedder], tuple[Embedder, int]]:
-        return CachedEmbedder, (copy.copy(self.inner), self.max_entries)
-
-
-_default_lock = threading.Lock()
-
-
-def default_embedder() -> CachedEmbedder:
-    """Return MiniLM behind a cache, the same object for the whole process; the first call loads it (0.3 s).
-
-    Raises:
-        MissingDependency: onnxruntime, tokenizers or the model's package is not installed.
-    """
-    with _default_lock:
-        return _make_default()
-
-
-@lru_cache(maxsize=1)
-def _make_default() -> CachedEmbedder:
-    from agemem_dspy.memory.minilm import MiniLMEmbedder
-
-    return CachedEmbedder(MiniLMEmbedder())
 
 
 def similarity(embedder: Embedder, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -152,27 +129,48 @@ def embed_checked(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float3
     Raises:
         MemoryStoreError: it raised or returned something else; the message names the embedder.
     """
-    checked_texts(texts)
-    try:
-        rows = np.asarray(embedder.embed(texts), dtype=np.float32)
-    except AgeMemError:
-        raise
-    except Exception as error:
-        raise MemoryStoreError(f"The embedder {embedder.name!r} failed on {len(texts)} texts: {error!r}.") from error
-    shape = (len(texts), embedder.dimension)
-    if rows.shape != shape:
-        raise MemoryStoreError(f"The embedder {embedder.name!r} returned the shape {rows.shape} instead of {shape}.")
+    rows = _finite_rows(embedder, embedder.embed, checked_texts(texts))
     norms = np.linalg.norm(rows, axis=1)
-    if not np.isfinite(norms).all():
-        index = int(np.flatnonzero(~np.isfinite(norms))[0])
-        raise MemoryStoreError(f"The embedder {embedder.name!r} returned NaN or infinity for {texts[index][:80]!r}.")
-    if norms.size and float(np.abs(norms - 1.0).max()) > _NORM_TOLERANCE:
+    if norms.size and float(np.abs(norms - 1.0).max()) > NORM_TOLERANCE:
         index = int(np.abs(norms - 1.0).argmax())
         raise MemoryStoreError(
             f"The embedder {embedder.name!r} returned a vector of length {norms[index]:.3g} for {texts[index][:80]!r}; "
             "divide each row by its L2 norm."
         )
     return rows
+
+
+def _finite_rows(
+    embedder: Embedder, embed: Callable[[Sequence[str]], Any], texts: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return what `embed` makes of the texts as float32, (n, dimension) and finite.
+
+    Raises:
+        MemoryStoreError: it raised or returned something else; the message names the embedder.
+    """
+    rows = _float_array(embedder.name, embed, texts)
+    shape = (len(texts), embedder.dimension)
+    if rows.ndim == 2 and len(rows) == len(texts) and rows.shape != shape:
+        raise MemoryStoreError(
+            f"The embedder {embedder.name!r} returned vectors of {rows.shape[1]} dimensions instead of "
+            f"{embedder.dimension}: the model behind this name is not the one it was."
+        )
+    if rows.shape != shape:
+        raise MemoryStoreError(f"The embedder {embedder.name!r} returned the shape {rows.shape} instead of {shape}.")
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        text = texts[int(np.flatnonzero(~finite)[0])]
+        raise MemoryStoreError(f"The embedder {embedder.name!r} returned NaN or infinity for {text[:80]!r}.")
+    return rows
+
+
+def _float_array(name: str, embed: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> NDArray[np.float32]:
+    try:
+        return np.asarray(embed(texts), dtype=np.float32)
+    except AgeMemError:
+        raise
+    except Exception as error:
+        raise MemoryStoreError(f"The embedder {name!r} failed on {len(texts)} texts: {error!r}.") from error
 
 
 def checked_texts(texts: Sequence[str]) -> Sequence[str]:
@@ -187,6 +185,17 @@ def checked_texts(texts: Sequence[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise MemoryStoreError(f"An embedder takes strings, not {type(text).__name__}: {text!r}.")
     return texts
+
+
+def positive(option: str, value: object) -> int:
+    """Return `value` if it is a positive integer.
+
+    Raises:
+        ConfigurationError: it is not; the message names the option.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{option} must be a positive integer, not {value!r}.")
+    return value
 
 
 def _features(text: str) -> list[tuple[str, float]]:

@@ -8,6 +8,7 @@ points/       the engine's own files
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import filelock
@@ -71,7 +72,14 @@ def check_manifest(folder: Path, embedder: Embedder) -> None:
             "install the version of agemem-dspy that wrote it, export the memories, import them here."
         )
     if (name, dimension) != (embedder.name, embedder.dimension):
-        raise mismatch(str(folder), f"{name!r} ({dimension} dimensions)", embedder)
+        raise EmbedderMismatch(
+            f"The memories in {folder} were made with the embedding model {name!r} ({dimension} dimensions), but this "
+            f"embedder is {embedder.name!r} ({embedder.dimension} dimensions). Open them with embedder={name!r} "
+            "(--embedder on the command line), or re-embed them: agemem memory reembed "
+            f"{shlex.quote(str(folder))} --embedder {shlex.quote(embedder.name)}",
+            name,
+            dimension,
+        )
 
 
 def write_manifest(folder: Path, embedder: Embedder) -> None:
@@ -92,14 +100,6 @@ def write_manifest(folder: Path, embedder: Embedder) -> None:
             temporary.replace(path)
     except OSError as error:
         raise _unusable(path, error) from error
-
-
-def mismatch(where: str, theirs: str, embedder: Embedder) -> EmbedderMismatch:
-    """Return the error for a store that another embedding model has filled."""
-    return EmbedderMismatch(
-        f"The memories in {where} were made with the embedding model {theirs}, but this embedder is "
-        f"{embedder.name!r} ({embedder.dimension} dimensions). Open it with the former model, or use another place."
-    )
 
 
 def _unusable(path: Path, error: OSError) -> MemoryStoreError:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import Moment, SearchMode
 from agemem_dspy.memory.filters import Range, Where
-from agemem_dspy.types import Embedder, Memory, NewMemory, Version
+from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
+
+if TYPE_CHECKING:
+    import dspy
 
 
 class LongTermMemory(ABC):
@@ -29,14 +32,15 @@ class LongTermMemory(ABC):
               whatever happens in the midst of it, the entry is as it was or as it should be.
     History:  nothing is lost but by `purge` and `forget_user`: an entry keeps every version it had, and one that was
               deleted is only out of sight. `by` is any mapping that says who made a change and why.
+              What these two remove, the embedder's caches forget as well.
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
               six digits; among the first fifty at least) oldest first: by cosine similarity ("dense"), by the
               share of the query's words that an entry has ("lexical"), or by a weighted sum of both ("hybrid"; see
               `memory.lexical`).
-    Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `undo`, `purge`,
-              `purge_expired` and `forget_user`. An update keeps it, unless it names another.
+    Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `entries`, `undo`,
+              `purge`, `purge_expired` and `forget_user`. An update keeps it, unless it names another.
     Filters:  `where` keeps entries whose metadata has, under every key, an equal value, one of `AnyOf` or a number in a
               `Range`. A list in the metadata counts as each of its items; 1 equals 1.0 but not True.
     Times:    ISO 8601, UTC, microseconds.
@@ -47,7 +51,10 @@ class LongTermMemory(ABC):
 
     @staticmethod
     def open(
-        where: str | os.PathLike[str], *, user_id: str = "default", embedder: Embedder | None = None
+        where: str | os.PathLike[str],
+        *,
+        user_id: str = "default",
+        embedder: Embedder | dspy.Embedder | str | None = None,
     ) -> LongTermMemory:
         """Open a store and return the view of one user.
 
@@ -55,21 +62,19 @@ class LongTermMemory(ABC):
             where: ":memory:" (private, gone when closed), a folder (embedded and persistent, made if
                 missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`).
             user_id: whose memories these are.
-            embedder: what makes vectors of texts; `default_embedder()` if None.
+            embedder: what makes vectors of texts: an embedder, a `dspy.Embedder`, a name such as
+                "openai/text-embedding-3-small" (see `as_embedder`), or None for the packaged MiniLM.
 
         Raises:
             StoreLocked: another process has the folder open.
             EmbedderMismatch: the store was built with another embedding model.
             MissingDependency: a package is not installed.
-            MemoryStoreError: the place cannot be opened.
+            MemoryStoreError: the place cannot be opened, or `embedder` is none.
         """
+        from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
 
-        if embedder is None:
-            from agemem_dspy.memory.embedder import default_embedder
-
-            embedder = default_embedder()
-        return QdrantMemory(where, user_id=user_id, embedder=embedder)
+        return QdrantMemory(where, user_id=user_id, embedder=as_embedder(embedder))
 
     @property
     @abstractmethod
@@ -163,6 +168,17 @@ class LongTermMemory(ABC):
     @abstractmethod
     def removed(self) -> list[Memory]:
         """Return the entries that were deleted, oldest first."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield everything of this user, deleted and expired entries too, in insertion order; `insert` takes it over.
+
+        What is added or changed meanwhile may or may not be seen.
+        """
+
+    @abstractmethod
+    def users(self) -> list[str]:
+        """Return the users who have entries in the store, sorted; for who runs it, such as to re-embed or move it."""
 
     @abstractmethod
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:

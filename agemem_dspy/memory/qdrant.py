@@ -11,12 +11,13 @@ import datetime
 import os
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from typing_extensions import override
 
-from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
+from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
     SearchMode,
@@ -46,13 +47,12 @@ from agemem_dspy.memory.conditions import (
 from agemem_dspy.memory.connection import Connection, connect
 from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
-from agemem_dspy.memory.folder import mismatch
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.memory.point_store import Point, PointStore
+from agemem_dspy.memory.point_store import Point, PointStore, Record
 from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
-from agemem_dspy.types import Embedder, Memory, NewMemory, Version
+from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 _CHUNK = 500  # entries written at once: about 1 MB of a log, 4 MB of a request
 
@@ -175,6 +175,15 @@ class QdrantMemory(LongTermMemory):
         return self._listed(self._mine(deleted()))
 
     @override
+    def entries(self) -> Iterator[Entry]:
+        for one, payload in self._records(self._mine()):
+            yield Entry(id=id_text(one), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
+
+    @override
+    def users(self) -> list[str]:
+        return sorted({payload["user_id"] for _, payload in self._points().scroll(Condition())})
+
+    @override
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
         maker = checked_metadata(by)
         former = state_before(self.history(id), changes)
@@ -192,15 +201,15 @@ class QdrantMemory(LongTermMemory):
     def purge(self, id: str) -> None:
         with self._connection.exclusive():
             self._find(id, removed=True)
-            self._points().delete(self._mine(HasId((id,))))
+            self._remove(self._mine(HasId((id,))))
 
     @override
     def purge_expired(self) -> int:
-        return self._purge_all(self._mine(expired()))
+        return self._remove(self._mine(expired()))
 
     @override
     def forget_user(self) -> int:
-        return self._purge_all(self._mine())
+        return self._remove(self._mine())
 
     @override
     def get(self, id: str) -> Memory:
@@ -263,16 +272,21 @@ class QdrantMemory(LongTermMemory):
     def _refuse_other_model(self) -> None:
         """On a server, refuse to hide memories of another model."""
         points = self._points()
-        if points.is_server and not self.count():
-            other = points.elsewhere(self._mine())
-            if other is not None:
-                theirs = f"or in the layout of the collection {other!r} of another version"
-                raise mismatch(str(self._where), theirs, self._embedder)
+        other = points.elsewhere(self._mine()) if points.is_server and not self.count() else None
+        if other is not None:
+            raise EmbedderMismatch(
+                f"The memories of {self._user_id!r} at {self._where} are in the collection {other!r}, of another "
+                f"embedding model or version, but this embedder is {self._embedder.name!r} "
+                f"({self._embedder.dimension} dimensions). Open them with the former one, or export them with it, "
+                "purge them, and import them with this one."
+            )
+
+    def _records(self, condition: Condition) -> list[Record]:
+        """Return the points under a condition, oldest first."""
+        return sorted(self._points().scroll(condition), key=lambda record: record[1]["seq"])
 
     def _listed(self, condition: Condition) -> list[Memory]:
-        """Return all entries under a condition, oldest first."""
-        records = sorted(self._points().scroll(condition), key=lambda record: record[1]["seq"])
-        return [memory_of(id_text(one), payload) for one, payload in records]
+        return [memory_of(id_text(one), payload) for one, payload in self._records(condition)]
 
     def _find(self, memory_id: str, *, removed: bool = False) -> Mapping[str, Any]:
         """Return the payload of an entry in sight, or of any with `removed`."""
@@ -283,12 +297,15 @@ class QdrantMemory(LongTermMemory):
             raise not_found(memory_id, self._user_id)
         return records[0][1]
 
-    def _purge_all(self, condition: Condition) -> int:
+    def _remove(self, condition: Condition) -> int:
+        """Remove entries for good, and their texts from the embedder's caches; return how many."""
         points = self._points()
         with self._connection.exclusive():
-            count = points.count(condition)
+            gone = [versions_of(payload) for _, payload in points.scroll(condition)]
+            # First the caches, which can be filled again: if they fail, nothing was removed.
+            forget_texts(self._embedder, [version.content for versions in gone for version in versions])
             points.delete(condition)
-            return count
+        return len(gone)
 
     def _first_version(self, entry: NewMemory, number: int, count: int) -> tuple[Version, str]:
         """Return the first version of an entry and its type, checked."""

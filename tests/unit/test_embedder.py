@@ -1,4 +1,4 @@
-"""Embedders: the contract on each, what the cache saves, and what a bad embedder costs."""
+"""Embedders: the contract on those that are always there, what names one, and what a bad one costs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,9 @@ from contracts import EmbedderContract
 from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError, MissingDependency, ModelError
-from agemem_dspy.memory.embedder import CachedEmbedder, HashEmbedder, default_embedder, embed_checked, similarity
-from agemem_dspy.memory.minilm import MiniLMEmbedder, _checked_file
-
-
-class CountingEmbedder(HashEmbedder):
-    """A `HashEmbedder` that keeps what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(64)
-        self.asked: list[list[str]] = []
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked.append(list(texts))
-        return super().embed(texts)
+from agemem_dspy.memory import CachedEmbedder, HashEmbedder, MiniLMEmbedder, as_embedder, default_embedder, similarity
+from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.minilm import _checked_file
 
 
 class BrokenEmbedder:
@@ -56,12 +45,6 @@ class TestHash(EmbedderContract):
     @pytest.fixture
     def embedder(self) -> HashEmbedder:
         return HashEmbedder()
-
-
-class TestCachedHash(EmbedderContract):
-    @pytest.fixture
-    def embedder(self) -> CachedEmbedder:
-        return CachedEmbedder(HashEmbedder(), max_entries=5)
 
 
 class TestMiniLM(EmbedderContract):
@@ -113,35 +96,51 @@ def test_the_default_is_one_object() -> None:
     assert default_embedder().dimension == 384
 
 
+def test_a_name_makes_an_embedder_once() -> None:
+    hashed = as_embedder("hash-ngram-64")
+    assert (hashed.name, hashed.dimension) == ("hash-ngram-64", 64)
+    assert as_embedder("hash-ngram-64") is hashed
+    assert as_embedder(None) is as_embedder(default_embedder().name) is default_embedder()
+    own = HashEmbedder(32)
+    assert as_embedder(own) is own
+
+
+@pytest.mark.parametrize(
+    "name", ["", "fastembed/", "sentence-transformers/", "hash-ngram-", "all-MiniLM-L6-v2", "/", 7]
+)
+def test_what_names_no_embedder_is_refused(name: Any) -> None:
+    with pytest.raises(MemoryStoreError, match="no embedder.*all-MiniLM-L6-v2-int8.*hash-ngram-256"):
+        as_embedder(name)
+
+
+def test_a_number_of_buckets_that_cannot_work_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at least 8, not 3"):
+        as_embedder("hash-ngram-3")
+
+
+def test_minilm_embeds_a_text_once_and_long_ones_apart_from_short_ones() -> None:
+    model = MiniLMEmbedder(batch_size=2)
+    widths: list[tuple[int, ...]] = []
+    session = model._session
+
+    class Watched:
+        def run(self, outputs: list[str], feed: dict[str, Any]) -> Any:
+            widths.append(feed["input_ids"].shape)
+            return session.run(outputs, feed)
+
+    model._session = Watched()
+    long, short = "tea and cake " * 30, "tea"
+    rows = model.embed([long, short, long + "!", "cake", short, long])
+    assert [shape[0] for shape in widths] == [2, 2]
+    assert widths[0][1] < 10 < 80 < widths[1][1]
+    np.testing.assert_array_equal(rows[0], rows[5])
+    np.testing.assert_array_equal(rows[1], rows[4])
+
+
 def test_embedders_travel_to_other_processes() -> None:
-    cached = CachedEmbedder(HashEmbedder(32), max_entries=7)
-    twin = pickle.loads(pickle.dumps(cached))
-    assert (twin.name, twin.max_entries) == ("hash-ngram-32", 7)
+    assert pickle.loads(pickle.dumps(HashEmbedder(32))).name == "hash-ngram-32"
     model = pickle.loads(pickle.dumps(MiniLMEmbedder(threads=2, batch_size=3)))
     assert (model.threads, model.batch_size) == (2, 3)
-
-
-def test_the_cache_asks_once_for_each_text_in_one_call() -> None:
-    inner = CountingEmbedder()
-    cached = CachedEmbedder(inner)
-    cached.embed(["a", "b", "a"])
-    rows = cached.embed(["b", "c", "a", "d", "c"])
-    assert inner.asked == [["a", "b"], ["c", "d"]]
-    assert (cached.hits, cached.misses) == (4, 4)
-    np.testing.assert_array_equal(rows, HashEmbedder(64).embed(["b", "c", "a", "d", "c"]))
-
-
-def test_the_cache_forgets_what_was_not_used_longest() -> None:
-    inner = CountingEmbedder()
-    cached = CachedEmbedder(inner, max_entries=2)
-    for text in ("a", "b", "a", "c", "a", "b"):
-        cached.embed([text])
-    assert [asked[0] for asked in inner.asked] == ["a", "b", "c", "b"]
-
-
-def test_a_call_larger_than_the_cache_is_still_right() -> None:
-    texts = [str(number) for number in range(9)]
-    np.testing.assert_array_equal(CachedEmbedder(HashEmbedder(), 2).embed(texts), HashEmbedder().embed(texts))
 
 
 def test_hashes_do_not_depend_on_the_process() -> None:
@@ -170,7 +169,7 @@ def test_similarity_is_the_cosine_with_each_text() -> None:
     ("answer", "message"),
     [
         (np.eye(8, dtype=np.float32)[:1], r"shape \(1, 8\) instead of \(2, 8\)"),
-        (np.eye(9, dtype=np.float32)[:2], "shape"),
+        (np.eye(9, dtype=np.float32)[:2], "vectors of 9 dimensions instead of 8: the model .* is not the one it was"),
         (np.zeros(0, dtype=np.float32), "shape"),
         (np.full((2, 8), np.nan, dtype=np.float32), "NaN or infinity for 'one'"),
         (np.zeros((2, 8), dtype=np.float32), "length 0 "),
@@ -190,8 +189,6 @@ def test_a_bad_embedder_is_named(answer: Any, message: str) -> None:
 def test_sizes_must_make_sense(size: Any) -> None:
     with pytest.raises(ConfigurationError, match="dimension"):
         HashEmbedder(size)
-    with pytest.raises(ConfigurationError, match="max_entries"):
-        CachedEmbedder(HashEmbedder(), size)
     with pytest.raises(ConfigurationError, match="threads"):
         MiniLMEmbedder(threads=size)
     with pytest.raises(ConfigurationError, match="batch_size"):

@@ -18,7 +18,7 @@ from contracts import LongTermMemoryContract
 from fakes_memory import InMemoryStore
 
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError, StoreLocked
-from agemem_dspy.memory.embedder import HashEmbedder, default_embedder
+from agemem_dspy.memory import HashEmbedder, default_embedder
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.points import collection_name
 from agemem_dspy.memory.qdrant import QdrantMemory

@@ -14,7 +14,7 @@ import pytest
 
 import agemem_dspy as am
 from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.memory.embedder import CachedEmbedder, HashEmbedder
+from agemem_dspy.memory import CachedEmbedder, HashEmbedder
 from agemem_dspy.programs.predictor_state import dump_predictor, load_predictor
 from agemem_dspy.programs.saved import _SETTINGS
 from agemem_dspy.programs.signature_state import dump_signature
