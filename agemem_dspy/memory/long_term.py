@@ -233,6 +233,10 @@ class LongTermMemory(ABC):
     def scoped(self, user_id: str) -> LongTermMemory:
         """Return another user's view of the same store; it stays open when this one is closed."""
 
+    def blank(self) -> LongTermMemory:
+        """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
+        return LongTermMemory.open(":memory:", embedder=self.embedder)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the store; closing twice is harmless, any other call afterwards raises."""
