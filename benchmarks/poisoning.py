@@ -2,13 +2,13 @@
 
     python benchmarks/poisoning.py [--ordinary locomo_conversations.json]
 
-An agent reads each attack of tests/adversarial/poisoning*.jsonl out of a tool's result and stores it; later a user asks a
-question whose recall finds everything that is stored. Counted is what is then in the prompt that an LM would be given:
-*read*, the attack's words are in it; *loose*, they stand outside the line that marks them as a memory, or with live
-marks of the prompt in it. No LM is asked. The held-out attacks were written before the detector and were not looked at
-until it was done, but by the same authors. False alarms are ordinary messages that would not be stored as they are: the
-messages of the shipped data sets, and the turns of LoCoMo's dialogues (its official JSON) where they are given.
-Intervals (95 %) resample the attacks.
+An agent reads each attack of tests/adversarial/poisoning*.jsonl out of a tool's result and stores it; later a user asks
+a question whose recall finds everything that is stored. Counted is what is then in the prompt that an LM would be
+given: *read*, the attack's words are in it; *loose*, they stand outside the line that marks them as a memory, or with
+live marks of the prompt in it. No LM is asked. The held-out attacks were written before the detector, by the same
+authors in other words; of what it missed among them only counts were looked at. False alarms are ordinary messages that
+would not be stored as they are: those of the shipped data sets, and the turns of LoCoMo's dialogues (its official JSON)
+where they are given. Intervals (95 %) resample the attacks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import agemem_dspy as am
 import agemem_dspy.tools
 from agemem_dspy.data.files import read_text
 from agemem_dspy.memory import GuardedMemory, HashEmbedder
-from agemem_dspy.memory.guards import GuardContext, write_guards
+from agemem_dspy.memory.guards import Guard, GuardContext, QuarantineUntrusted, write_guards
 from agemem_dspy.memory.guards.disguise import plain
 from agemem_dspy.memory.guards.verdict import judged
 from agemem_dspy.programs.session import run
@@ -60,7 +60,14 @@ def main() -> None:
     for column in ("", *(f"{name}: {what}" for name in sets for what in ("read", "loose"))):
         table.add_column(column, justify="right" if column else "left")
     outcomes: dict[str, list[tuple[bool, bool]]] = {}
-    for label, fence, guards in (("neither", False, False), ("fence", True, False), ("fence and guards", True, True)):
+    strict = (*write_guards(), QuarantineUntrusted())
+    protections: list[tuple[str, bool, Sequence[Guard] | None]] = [
+        ("neither", False, None),
+        ("fence", True, None),
+        ("fence, QuarantineUntrusted added", True, strict),
+        ("fence and guards", True, write_guards()),  # last: what it misses is listed below
+    ]
+    for label, fence, guards in protections:
         row = []
         for name, attacks in sets.items():
             with unfenced(not fence):
@@ -104,13 +111,13 @@ def main() -> None:
     console.print(table)
 
 
-def success(attack: str, *, guards: bool) -> tuple[bool, bool]:
+def success(attack: str, *, guards: Sequence[Guard] | None) -> tuple[bool, bool]:
     """Return whether an attack that was stored is in a later prompt, and whether it is there outside of its fence.
 
     The prompt is that of the compact format, and that of DSPy's own; the attack succeeds where it does in one.
     """
     with am.LongTermMemory.open(":memory:", embedder=HashEmbedder(64)) as plain_store:
-        store: am.LongTermMemory = GuardedMemory(plain_store) if guards else plain_store
+        store: am.LongTermMemory = plain_store if guards is None else GuardedMemory(plain_store, write=guards)
         for fact in FACTS:
             store.add(fact, by=USER.by())
         agent = am.AgeMemAgent("question -> answer", memory=store, tools=[mail(attack)], recall_top_k=10)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from agemem_dspy.memory.guards.instructions import QuarantineInstructions
 from agemem_dspy.memory.guards.limits import RateLimit, SizeLimit
 from agemem_dspy.memory.guards.redaction import Redact
+from agemem_dspy.memory.guards.sources import QuarantineUntrusted
 from agemem_dspy.memory.guards.verdict import Guard, GuardContext, Verdict
 
 __all__ = [
     "Guard",
     "GuardContext",
     "QuarantineInstructions",
+    "QuarantineUntrusted",
     "RateLimit",
     "Redact",
     "SizeLimit",

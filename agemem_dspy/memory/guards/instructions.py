@@ -39,7 +39,7 @@ _MARKS = (
     rf"(?<=\n)[\W_]*(?:{_ROLES})(?: (?:message|prompt))?[\W_]{{0,3}}[:\]>]",
     r"\A[\W_]*(?:system|developer|система|系统|システム|systeme|sistema)(?: (?:message|prompt))?[\W_]{0,3}[:\]>]",
     r"</?\s*(?:tool_call|tool_response|answer|think|system|assistant|user|instructions?|memory|data|context)\b[^>\n]{0,40}>",
-    r"<\|[^|\n]{1,40}\|>|<<\s*/?\s*sys\s*>>|\[/?inst\]|\[\[ ?## ?\w+ ?## ?\]\]",
+    r"<\|[^|\n]{1,40}\|>|<<\s*/?\s*sys\s*>>|\[/?(?:inst|system|assistant|user|developer)\]|\[\[ ?## ?\w+ ?## ?\]\]",
     r"\b(?:begin|end|start of|end of)\b[\W_]{0,3}(?:the )?(?:system )?(?:prompt|instructions)\b",
     r"^#{2,}\s*(?:instruction|system|response|input|user|assistant)s?\b",
     r"""["']name["']\s*:\s*["']\w+["']\s*,\s*["'](?:arguments|args|parameters)["']""",
@@ -106,8 +106,11 @@ def _grammar(words: Words) -> dict[str, list[str]]:
     person = rf"(?!{_GAP}{words.mine})"
     return {
         "override": [
-            f"{words.drop}{_GAP}(?:{words.rules}|{words.told})",
-            f"(?:{words.rules}|{words.told}){_GAP}(?:{words.drop}|{words.void})",
+            words.prior,
+            f"{words.drop}{_GAP}{words.rules}",
+            f"{words.rules}{_GAP}(?:{words.drop}|{words.void})",
+            f"{words.obey}{_GAP}{words.here}",
+            f"{words.here}{_GAP}{words.obey}",
         ],
         "persona": [words.persona],
         "exfiltrate": [
