@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 
-# What ends a line for some reader, and the other control characters, which no reader should act on.
-_CONTROL = re.compile(r"\r\n|[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_LINE_ENDS = {"\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"}
+LINE_END = re.compile(r"\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # what ends a line for some reader
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what no reader should act on
 # What turns text round or is not seen at all: bidirectional controls and tag characters.
 _UNSEEN = re.compile(r"[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 # Openings of what prompts are built of: <tag>, </tag>, <|special|>, <<SYS>>, [[ ## field ## ]], [INST].
@@ -22,5 +21,5 @@ def fenced(text: str) -> str:
 
     Text without line ends, control characters and marks is returned as it is.
     """
-    line = _CONTROL.sub(lambda found: "\\n" if found[0] in _LINE_ENDS else " ", _UNSEEN.sub("", text))
+    line = _CONTROL.sub(" ", LINE_END.sub(r"\\n", _UNSEEN.sub("", text)))
     return _MARK.sub(r"\1 ", line)

@@ -163,9 +163,7 @@ class GuardedMemory(LongTermMemory):
         """
         history = self._store.history(id)
         if is_set_aside(history[-1]):
-            raise MemoryRejected(
-                history[-1].by["guard"], f"{history[-1].by['reason']}; it must be released, not undone"
-            )
+            raise MemoryStoreError(f"The memory {id!r} is in quarantine: look at it and release it, or purge it.")
         former = state_before(history, changes)
         if former.live and not vouched(history, former.content):
             entry = Memory(id=id, content=former.content, metadata=former.metadata)

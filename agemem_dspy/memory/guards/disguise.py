@@ -10,6 +10,8 @@ import unicodedata
 import urllib.parse
 from collections.abc import Iterator
 
+from agemem_dspy.memory.fence import LINE_END
+
 # Letters that look like Latin ones, after casefolding: Cyrillic, Greek, others.
 _ALIKE = str.maketrans(
     dict(zip("аеорсухіјѕԁһӏԛԝвкмнтг", "aeopcyxijsdhlqwbkmhtr", strict=True))
@@ -31,7 +33,7 @@ _MOST = 8  # encoded runs that are looked into
 
 def plain(text: str) -> str:
     r"""Return a text in compatibility form and folded case, without accents and what is not seen; lines end in `\n`."""
-    lines = "\n".join(text.replace("\t", " ").splitlines())
+    lines = LINE_END.sub("\n", text.replace("\t", " "))
     if not lines.isascii():
         lines = unicodedata.normalize("NFKD", lines)
     if not lines.isascii() or not lines.replace("\n", "").isprintable():
