@@ -95,7 +95,7 @@ def read_export(file: Path) -> list[ExportedMemory]:
         if line.strip():
             try:
                 raw = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
             if isinstance(raw, dict) and set(raw) == {"count", "sha256"}:
                 if hashlib.sha256(before.encode()).hexdigest() != raw["sha256"] or len(rows) != raw["count"]:

@@ -64,6 +64,11 @@ class LongTermMemory(ABC):
         """
         from agemem_dspy.memory.qdrant import QdrantMemory
 
+        try:
+            if isinstance(where, str | os.PathLike):
+                os.fsencode(where)
+        except UnicodeEncodeError as error:
+            raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
         if embedder is None:
             from agemem_dspy.memory.embedder import default_embedder
 

@@ -22,7 +22,7 @@ _DIGITS = str.maketrans("013457@$!", "oieastasi")
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Mn", "Me")  # controls, zero-width, tags, accents and other combining marks
 
 _WORD = re.compile(r"\w+")
-_SPELT = re.compile(r"[\w@$!]*[a-z][\w@$!]*")
+_SPELT = re.compile(r"[\w@$!]+")
 _SPACED = re.compile(r"(?<!\w)\w([ .\-*|/])(?:\w\1)+\w(?!\w)")
 _TAGS = re.compile(r"[\U000e0020-\U000e007e]+")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){8,}")
@@ -62,7 +62,7 @@ def _disguised(text: str, seen: str) -> Iterator[str]:
     yield codecs.encode(seen, "rot13")
     yield seen[::-1]
     yield _SPACED.sub(lambda run: run[0].replace(run[1], ""), seen)
-    yield _SPELT.sub(lambda word: word[0].translate(_DIGITS), seen)
+    yield _SPELT.sub(_in_letters, seen)
     if not seen.isascii():
         yield _WORD.sub(_latin, seen)
     for run in _TAGS.finditer(text):
@@ -77,6 +77,11 @@ def _disguised(text: str, seen: str) -> Iterator[str]:
         yield bytes.fromhex(run[0]).decode("utf-8", "ignore")
     for run, _ in zip(_BASE64.finditer(text), range(_MOST), strict=False):
         yield _from_base64(run[0])
+
+
+def _in_letters(word: re.Match[str]) -> str:
+    """Return a word with its digits and signs as the letters that they look like; one without letters as it is."""
+    return word[0].translate(_DIGITS) if re.search("[a-z]", word[0]) else word[0]
 
 
 def _latin(word: re.Match[str]) -> str:

@@ -36,8 +36,8 @@ _ROLES = (
 )
 # Written over `plain` text, in which all letters are small.
 _MARKS = (
-    rf"(?<=\n)[\W_]*(?:{_ROLES})(?: (?:message|prompt))?[\W_]{{0,3}}[:\]>]",
-    r"\A[\W_]*(?:system|developer|система|系统|システム|systeme|sistema)(?: (?:message|prompt))?[\W_]{0,3}[:\]>]",
+    rf"(?<=\n)[\W_]{{0,9}}(?:{_ROLES})(?: (?:message|prompt))?[\W_]{{0,3}}[:\]>]",
+    r"\A[\W_]{0,9}(?:system|developer|система|系统|システム|systeme|sistema)(?: (?:message|prompt))?[\W_]{0,3}[:\]>]",
     r"</?\s*(?:tool_call|tool_response|answer|think|system|assistant|user|instructions?|memory|data|context)\b[^>\n]{0,40}>",
     r"<\|[^|\n]{1,40}\|>|<<\s*/?\s*sys\s*>>|\[/?(?:inst|system|assistant|user|developer)\]|\[\[ ?## ?\w+ ?## ?\]\]",
     r"\b(?:begin|end|start of|end of)\b[\W_]{0,3}(?:the )?(?:system )?(?:prompt|instructions)\b",
@@ -61,22 +61,29 @@ class QuarantineInstructions:
 
     Args:
         kinds: what to look for, some of `KINDS`.
+        longest: most characters of a text that is looked through; a longer one is quarantined unread, so that nobody
+            hides an order in it or stalls the search for one.
 
     Raises:
-        ConfigurationError: an unknown kind.
+        ConfigurationError: an unknown kind, or no characters.
     """
 
     kinds: frozenset[str] = frozenset(KINDS)
+    longest: int = 10_000
 
     def __post_init__(self) -> None:
         unknown = set(self.kinds) - set(KINDS)
         if unknown:
             raise ConfigurationError(f"QuarantineInstructions knows {', '.join(KINDS)}, not {sorted(unknown)[0]!r}")
+        if self.longest < 1:
+            raise ConfigurationError("QuarantineInstructions: `longest` is a number of characters, at least 1")
 
     def __call__(self, memory: Memory, context: GuardContext) -> Verdict:
         """Judge one memory, its labels too."""
         trusted = context.provenance.trust == "trusted"
         for text in (memory.content, memory.memory_type, *_texts(dict(memory.metadata))):
+            if len(text) > self.longest:
+                return Verdict(action="quarantine", reason=f"it is longer than {self.longest:,} characters")
             for kind in orders(text):
                 if kind in self.kinds and not (trusted and kind in OWN_WISHES):
                     return Verdict(action="quarantine", reason=KINDS[kind])

@@ -24,12 +24,13 @@ _CALLED = (
     r"密码|密碼|パスワード|api[ _-]?key|secret key|access token)"
 )
 _PASSWORD = re.compile(
-    rf"(?i:{_CALLED})\w*\s*(?:[:=：]\s*[\"'“]?(?P<given>[^\s\"'”]{{3,}})"
+    rf"(?i:{_CALLED})\w{{0,9}}\s{{0,9}}(?:[:=：]\s*[\"'“]?(?P<given>[^\s\"'”]{{3,}})"
     r"|(?:\s(?i:is|ist|est|es|é|è|to)|[是は为為—])\s*[\"'“]?(?P<said>(?=[^\s]*[\d!@#$%^&*_+=])[^\s\"'”]{4,}))"
 )
 _CARD = re.compile(r"(?<![\w.-])[2-6](?:[ -]?[0-9]){12,18}(?![\w-])")
 _IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_PIECE = re.compile(r".{1,1000}(?=\s|\Z)|.{1,1000}", re.DOTALL)
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,12 @@ class Redact:
 
 
 def _secrets(text: str) -> str:
-    text = _PRIVATE_KEY.sub("[secret]", text)
+    # Piece by piece, between words where it can be: some of the library's patterns take the square of a text's length.
+    return _PIECE.sub(_without_tokens, _PRIVATE_KEY.sub("[secret]", text))
+
+
+def _without_tokens(piece: re.Match[str]) -> str:
+    text = piece[0]
     for pattern in _token_patterns():
         text = pattern.sub("[secret]", text)
     return text
