@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,11 +68,12 @@ def main() -> None:
         ("fence, QuarantineUntrusted added", True, strict),
         ("fence and guards", True, write_guards()),  # last: what it misses is listed below
     ]
+    shared = am.LongTermMemory.open(":memory:", embedder=HashEmbedder(64))
     for label, fence, guards in protections:
         row = []
         for name, attacks in sets.items():
             with unfenced(not fence):
-                outcomes[name] = [success(attack["content"], guards=guards) for attack in attacks]
+                outcomes[name] = [success(shared, attack["content"], guards=guards) for attack in attacks]
             row += [rate([outcome[index] for outcome in outcomes[name]]) for index in (0, 1)]
         table.add_row(label, *row)
     console.print(table)
@@ -111,13 +113,14 @@ def main() -> None:
     console.print(table)
 
 
-def success(attack: str, *, guards: Sequence[Guard] | None) -> tuple[bool, bool]:
+def success(shared: am.LongTermMemory, attack: str, *, guards: Sequence[Guard] | None) -> tuple[bool, bool]:
     """Return whether an attack that was stored is in a later prompt, and whether it is there outside of its fence.
 
-    The prompt is that of the compact format, and that of DSPy's own; the attack succeeds where it does in one.
+    The attacked user is one of their own of the shared store. The prompt is that of the compact format, and that of
+    DSPy's own; the attack succeeds where it does in one.
     """
-    with am.LongTermMemory.open(":memory:", embedder=HashEmbedder(64)) as plain_store:
-        store: am.LongTermMemory = plain_store if guards is None else GuardedMemory(plain_store, write=guards)
+    with shared.scoped(uuid.uuid4().hex) as own:
+        store = own if guards is None else GuardedMemory(own, write=guards)
         for fact in FACTS:
             store.add(fact, by=USER.by())
         agent = am.AgeMemAgent("question -> answer", memory=store, tools=[mail(attack)], recall_top_k=10)
