@@ -12,6 +12,7 @@ import dspy
 from dspy.signatures.signature import ensure_signature
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.memory.fence import fenced
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import Message, ShortTermMemory
 from agemem_dspy.programs.agent import task_message, token_counter
@@ -137,7 +138,7 @@ class RetrieveOnlyAgent(Program):
         task = task_message(self.signature, inputs)
         context.append(Message(role="user", content=task, kind="question"))
         event = yield from toolkit.run("retrieve_memory", {"query": task, "top_k": self.top_k})
-        found = "\n".join(event.contents)
+        found = "\n".join(fenced(content) for content in event.contents)
         if found:
             context.append(Message(role="tool", content=found, kind="retrieved"))
         asked = {**inputs, "memories": found or "nothing"}

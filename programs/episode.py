@@ -127,7 +127,7 @@ class ThreeStageEpisode(Program):
     def _store(self) -> AbstractContextManager[LongTermMemory]:
         if self.carry_memory:
             return nullcontext(self.agent.memory)
-        return LongTermMemory.open(":memory:", embedder=self.agent.memory.embedder)
+        return self.agent.memory.blank()
 
     def _task(self, world: Environment | None, inputs: Mapping[str, Any]) -> str:
         if world is None:

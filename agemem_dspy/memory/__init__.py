@@ -1,4 +1,5 @@
-"""Memory: what outlives an episode (`long_term`), what the model sees (`short_term`), how texts compare (`embedder`).
+"""Memory: what outlives an episode (`long_term`, behind guards in `guarded`), what the model sees (`short_term`), how
+texts compare (`embedder`).
 
 Importing this package loads no database client and no model.
 """
@@ -9,8 +10,10 @@ from agemem_dspy.memory.embedder import HashEmbedder, similarity
 from agemem_dspy.memory.embedder_names import as_embedder, default_embedder
 from agemem_dspy.memory.embedding_cache import EmbeddingCache
 from agemem_dspy.memory.fastembed_embedder import FastEmbedEmbedder
+from agemem_dspy.memory.guarded import GuardedMemory
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.minilm import MiniLMEmbedder
+from agemem_dspy.memory.quarantine import Quarantined
 from agemem_dspy.memory.reembedding import reembed
 from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
 from agemem_dspy.memory.short_term import Edit, Message, ShortTermMemory, approximate_tokens
@@ -21,10 +24,12 @@ __all__ = [
     "Edit",
     "EmbeddingCache",
     "FastEmbedEmbedder",
+    "GuardedMemory",
     "HashEmbedder",
     "LongTermMemory",
     "Message",
     "MiniLMEmbedder",
+    "Quarantined",
     "SentenceTransformerEmbedder",
     "ShortTermMemory",
     "approximate_tokens",

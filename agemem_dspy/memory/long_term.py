@@ -74,6 +74,11 @@ class LongTermMemory(ABC):
         from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
 
+        try:
+            if isinstance(where, str | os.PathLike):
+                os.fsencode(where)
+        except UnicodeEncodeError as error:
+            raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
         return QdrantMemory(where, user_id=user_id, embedder=as_embedder(embedder))
 
     @property
@@ -263,6 +268,10 @@ class LongTermMemory(ABC):
     @abstractmethod
     def scoped(self, user_id: str) -> LongTermMemory:
         """Return another user's view of the same store; it stays open when this one is closed."""
+
+    def blank(self) -> LongTermMemory:
+        """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
+        return LongTermMemory.open(":memory:", embedder=self.embedder)
 
     @abstractmethod
     def close(self) -> None:

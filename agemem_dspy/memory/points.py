@@ -10,7 +10,7 @@ from typing import Any
 
 from agemem_dspy.memory.conditions import labels_of
 from agemem_dspy.memory.folder import SCHEMA_VERSION
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.types import Embedder, Memory, Provenance, Version
 
 PREFIX = "agemem-"
 
@@ -58,6 +58,7 @@ def memory_of(memory_id: str, payload: Mapping[str, Any], score: float | None = 
         updated_at=payload["updated_at"],
         expires_at=payload["expires_at"],
         score=score,
+        provenance=Provenance.of(payload["by"]),
     )
 
 
