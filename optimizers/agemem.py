@@ -21,6 +21,7 @@ from agemem_dspy.optimizers.estimate import Estimate, estimate
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.resume import begun_before, digest_of, settings_of
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
+from agemem_dspy.optimizers.tracking import Tracked
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.warm_start import WARM_START, WarmStart
 from agemem_dspy.policy.lm import policy_engine
@@ -41,7 +42,7 @@ class Optimizer(Protocol):
         ...
 
 
-class AgeMemOptimizer(Teleprompter):
+class AgeMemOptimizer(Tracked, Teleprompter):
     """Compile an episode's agent, first into prompts, then into weights.
 
     Args:
@@ -173,6 +174,7 @@ class AgeMemOptimizer(Teleprompter):
         """
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
+        self.log_params()
         started = time.perf_counter()
         self.programs, self.interrupted, self._lines = {}, None, {}
         if self.log_dir is not None and not self.resume:

@@ -18,13 +18,14 @@ from dspy.teleprompt import Teleprompter
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.rollouts import Played, map_threads, play, play_all
+from agemem_dspy.optimizers.tracking import Tracked
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.signatures import Transcript, answer_fields
 from agemem_dspy.types import Step
 
 
-class BootstrapToolDemos(Teleprompter):
+class BootstrapToolDemos(Tracked, Teleprompter):
     """Put demonstrated steps into the prompt.
 
     Args:
@@ -75,6 +76,7 @@ class BootstrapToolDemos(Teleprompter):
         """
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
+        self.log_params()
         examples = list(trainset)[: self.max_examples]
         played = play_all(chosen_teacher(teacher, student), examples, self.metric, num_threads=self.num_threads)
         self.traces = [p for p in played if p.terms["reward"] >= self.threshold]

@@ -148,7 +148,7 @@ def refuse_changes(
     Raises:
         RunError: it has others, which are named.
     """
-    one, other = dict(_flat(before)), dict(_flat(now))
+    one, other = ({name: json.dumps(value) for name, value in flat(settings)} for settings in (before, now))
     changed = [
         f"{name} was {one.get(name, 'not there')}, is {other.get(name, 'not there')}"
         for name in sorted({*one, *other})
@@ -158,9 +158,10 @@ def refuse_changes(
         raise RunError(f"{folder} holds a run with other settings: {'; '.join(changed)}. {advice}")
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
+def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what nested mappings hold, the names joined by dots."""
+    for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
+            yield from flat(value, f"{before}{name}.")
         else:
-            yield f"{before}{name}", json.dumps(value)
+            yield f"{before}{name}", value

@@ -17,6 +17,7 @@ from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.grpo_run import GRPORun
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.resume import PhaseState, digest_of, drop_lines_after
+from agemem_dspy.optimizers.tracking import Tracked, log_step
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import GRPOBackend, TrainerConfig, TRLConfig
 from agemem_dspy.programs.episode import ThreeStageEpisode
@@ -25,7 +26,7 @@ from agemem_dspy.rewards import TrajectoryReward
 logger = logging.getLogger(__name__)
 
 
-class StepwiseGRPO(Teleprompter):
+class StepwiseGRPO(Tracked, Teleprompter):
     """Compile a program's decisions into LoRA weights.
 
     Each step plays `tasks_per_step` tasks `num_generations` times, gives every LM call of a trajectory, in all
@@ -95,6 +96,7 @@ class StepwiseGRPO(Teleprompter):
             raise ConfigurationError(f"StepwiseGRPO.compile does not know the option {sorted(options)[0]!r}")
         self._check(len(trainset), len(valset or ()))
         lm, engine = local_policy(student)
+        self.log_params()
         self._log("")  # a folder that cannot be written is found before anything is sampled
         trainer = _backend(self.trainer)(engine, self.trainer, start=engine.weights(lm.model))
         if self.config.beta > 0:
@@ -171,6 +173,7 @@ class StepwiseGRPO(Teleprompter):
 
     def _report(self, line: dict[str, Any]) -> None:
         self._log(json.dumps(line) + "\n")
+        log_step(line)
         if self.on_step is not None:
             self.on_step(line)
 

@@ -23,6 +23,7 @@ from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
 from agemem_dspy.optimizers.supervised import supervise
+from agemem_dspy.optimizers.tracking import Tracked, log_step
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.optimizers.tree import Sample
@@ -36,7 +37,7 @@ WARM_START = TrainerConfig(learning_rate=5e-4)
 Situation = tuple[Stage, str]  # the stage, and the kind of the last message
 
 
-class WarmStart(Teleprompter):
+class WarmStart(Tracked, Teleprompter):
     """Teach the student's local model to play like its teacher.
 
     Args:
@@ -94,6 +95,7 @@ class WarmStart(Teleprompter):
         """
         if not trainset:
             raise ConfigurationError("the training set is empty; pass at least one example")
+        self.log_params()
         lm, engine = local_policy(student)
         examples = list(trainset)[: self.max_examples]
         played = play_all(chosen_teacher(teacher, student), examples, self.metric, num_threads=self.num_threads)
@@ -125,9 +127,11 @@ class WarmStart(Teleprompter):
         started = time.perf_counter()
 
         def report(step: int, steps: int, loss: float) -> None:
+            seconds = time.perf_counter() - started
+            line = {"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds}
+            log_step(line)
             if self.on_step is not None:
-                seconds = time.perf_counter() - started
-                self.on_step({"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds})
+                self.on_step(line)
 
         return report
 
