@@ -147,8 +147,8 @@ class _Conversation:
             self.changed = [event.memory_ids[0] for event in events if event.ok and event.tool in CHANGES]
             self.edits = sum(event.ok and event.tool in EDITS for event in events)
         answer = self.session.answer or {}
-        deeds, room = describe_deeds(events), [guard_json(event) for event in guard_events(events)]
-        for event in guard_events(events):
+        deeds, guarded = describe_deeds(events), guard_events(events)
+        for event in guarded:
             self.out.say(f"  / {guard_line(event)}", "dim")
         for kind, begins in (*DEEDS.values(), ("failed", "! failed")):
             for entry in deeds[kind]:
@@ -158,7 +158,8 @@ class _Conversation:
             self.out.say(f"agent> {value}" if len(answer) == 1 else f"agent> {name}: {value}", "bold")
         if not answer:
             self.out.say(f"agent> (no answer: {self.session.stop_reason.value.replace('_', ' ')})", "yellow")
-        self.out.result({"turn": self.turns, "message": text, "answer": answer or None, **deeds, "guard": room})
+        deeds["guard"] = [guard_json(event) for event in guarded]
+        self.out.result({"turn": self.turns, "message": text, "answer": answer or None, **deeds})
         if self.session.stop_reason is StopReason.CONTEXT_OVERFLOW:
             self.out.note("the conversation no longer fits the model; it begins anew, the memories stay")
             self.session, self.edits = self.agent.session(self.memory), 0
