@@ -19,8 +19,8 @@ from agemem_dspy.errors import DataError
 __all__ = ["load_dataset", "make_distractors", "read_examples", "write_examples"]
 
 _ACCEPTED = (
-    "assistant:train|val|test, assistant:<split>@<seed>, hotpotqa:<path of the official JSON>, hotpotqa:hub, or "
-    "jsonl:<path>"
+    "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, jsonl:<path>, or "
+    "assistant:<split>@<seed>"
 )
 
 _MADE = 100  # rows that are made anew when no limit is given
