@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _RESAMPLES, _CONFIDENCE, _SEED = 2000, 0.95, 0
 _FLIPS = 9999
+_MOST_DRAWN = 1_000_000  # values in memory at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,9 @@ class Interval:
         if np.ptp(values_N) == 0.0:
             return cls(mean=mean, low=mean, high=mean)
         generator = np.random.default_rng(_SEED)
-        means_R = [float(generator.choice(values_N, size=len(values_N)).mean()) for _ in range(_RESAMPLES)]
+        at_once = max(1, _MOST_DRAWN // len(values_N))
+        sizes = [min(at_once, _RESAMPLES - done) for done in range(0, _RESAMPLES, at_once)]
+        means_R = np.concatenate([generator.choice(values_N, size=(k, len(values_N))).mean(axis=1) for k in sizes])
         tail = 100 * (1 - _CONFIDENCE) / 2
         low, high = np.percentile(means_R, [tail, 100 - tail])
         return cls(mean=mean, low=float(low), high=float(high))

@@ -63,7 +63,6 @@ class DemoConfig(Recipe):
     val_episodes: int = 0
     max_rounds: int = 3
     max_tokens: int = 64
-    threads: int = 32
 
 
 # A tiny model knows the words of its training alone, so it is tested on new episodes of the training world.
@@ -121,7 +120,6 @@ class Demo:
             optimizer = self.config.optimizer(
                 self.metric,
                 seed=self.config.seed,
-                threads=self.config.threads,
                 log_dir=self.out,
                 resume=False,
                 on_step=self._on_step,

@@ -28,7 +28,7 @@ OnStep = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model is compiled: demonstrated episodes, a warm start on them, then GRPO.
+    """How a model is compiled: demonstrated episodes, a warm start on them, then GRPO, `threads` episodes at once.
 
     `mistakes` is the share of careless decisions in the demonstrations; `verbatim` ones store messages as they are.
     With `pretrain_steps` a tiny model is made first, from demonstrations with `pretrain_mistakes`. GRPO samples at
@@ -51,6 +51,7 @@ class Recipe:
     learning_rate: float = 3e-4
     beta: float = 0.0
     top_layers: int | None = 15
+    threads: int = 32
 
     @classmethod
     def tiny(cls, **changes: Any) -> Self:
@@ -99,7 +100,6 @@ class Recipe:
         metric: TrajectoryReward,
         *,
         seed: int,
-        threads: int,
         phases: Sequence[str] | None = None,
         log_dir: Path | None = None,
         resume: bool = True,
@@ -110,7 +110,7 @@ class Recipe:
         return AgeMemOptimizer(
             metric,
             phases=phases,
-            prompts=BootstrapToolDemos(metric, seed=seed, num_threads=threads),
+            prompts=BootstrapToolDemos(metric, seed=seed, num_threads=self.threads),
             warm_start=WarmStart(
                 metric,
                 threshold=-math.inf,
@@ -128,7 +128,7 @@ class Recipe:
                     temperature=self.temperature,
                     credit=self.credit,
                     beta=self.beta,
-                    num_threads=threads,
+                    num_threads=self.threads,
                     seed=seed,
                 ),
                 trainer=TrainerConfig(learning_rate=self.learning_rate, top_layers=self.top_layers, seed=seed),

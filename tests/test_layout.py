@@ -51,7 +51,7 @@ def test_the_wheel_holds_every_module_of_every_room_and_its_rows(wheel: Path) ->
     for room in (*ROOMS, "."):
         for path in (ROOT / "agemem_dspy" / room).rglob("*"):
             inside = Path("agemem_dspy", room, path.relative_to(ROOT / "agemem_dspy" / room)).as_posix()
-            if path.suffix in (".py", ".jsonl", ".typed") and inside not in names:
+            if path.suffix in (".py", ".jsonl", ".toml", ".typed") and inside not in names:
                 missing.append(inside)
     assert missing == []
     assert any(name.startswith("agemem_dspy/data/") and name.endswith(".jsonl") for name in names)

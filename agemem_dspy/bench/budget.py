@@ -19,10 +19,13 @@ from agemem_dspy.bench.runner import Bench
 from agemem_dspy.memory.short_term import approximate_tokens
 from agemem_dspy.policy.sources import KNOWN_MODELS
 from agemem_dspy.programs.methods import Method
+from agemem_dspy.programs.rivals.schema_manager import MESSAGES_PER_CALL
 
 # Tokens of a prompt beside the conversation: instructions and tools, compact or as DSPy's chat adapter words them.
 _COMPACT, _CHAT = 150, 900
 _CALL = 40  # tokens that a tool call and its result leave in the context
+_SHOWN = 3  # entries that are shown with the question
+_NEAREST = 10  # entries that a manager compares a message with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +79,35 @@ def prompt_lengths(method: Contestant, example: dspy.Example) -> list[int]:
     messages = [approximate_tokens(text) for text in example.messages]
     distractors = [approximate_tokens(text) for text in example.distractors]
     question = approximate_tokens(example.question)
-    recalled = 3 * statistics.fmean(messages) if messages else 0
+    mean = round(statistics.fmean(messages or [0]))
+    clearing = [tokens + _CALL for tokens in distractors]
     match method.method:
         case Method.NO_MEMORY:
             return [question]
+        case Method.FULL_CONTEXT:
+            return [sum(messages) + sum(distractors) + question]
         case Method.RAG:
-            return [round(question + recalled)]
-        case _:
+            return [_SHOWN * mean + question]
+        case Method.AGEMEM:
             building = list(accumulate(tokens + _CALL for tokens in messages))
-            clearing = [tokens + _CALL for tokens in distractors]
             if method.tools == "long-term":
                 clearing = list(accumulate(clearing))
             last = (clearing[-1] if clearing else 0) + question
-            return [*building, *clearing, last, round(last + recalled + _CALL)]
+            return [*building, *clearing, last, last + _SHOWN * mean + _CALL]
+    managed = _managed(method, messages, mean) + _managed(method, distractors, mean)
+    if not method.options.get("short_term_tools"):
+        return [*managed, sum(distractors) + _SHOWN * mean + question]
+    return [*managed, *clearing, (clearing[-1] if clearing else 0) + _SHOWN * mean + question]
+
+
+def _managed(method: Contestant, messages: list[int], mean: int) -> list[int]:
+    """Return the lengths of a manager's prompts over a stage's messages; entries are as long as the mean message."""
+    if method.method in (Method.LANGMEM, Method.LANGMEM_PACKAGE):
+        stretch = method.options.get("messages_per_call", MESSAGES_PER_CALL)
+        parts = [messages[start : start + stretch] for start in range(0, len(messages), stretch)]
+        return [sum(part) + len(part) * mean for part in parts]
+    nearest = method.options.get("neighbours", _NEAREST)
+    return [length for place, tokens in enumerate(messages) for length in (tokens, tokens + min(nearest, place) * mean)]
 
 
 def _sum(rows: Sequence[Cost]) -> Cost:

@@ -269,5 +269,6 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
         key = "".join(path).removeprefix(".")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             message = "there is no such key"
+        message = message[:1].lower() + message[1:]
         found.append(f"{key}: {message}" if key else message)
     return found

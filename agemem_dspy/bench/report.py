@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,21 @@ LABELS = {
     "tool_calls": "tool calls",
 }
 NOTHING = "–"
-_DECIMAL = re.compile(r"(?<=\.\d\d)\d\b")  # the third one, which a terminal has no room for
+_THREE_DECIMALS = re.compile(r"\d+\.\d{3}\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A titled table of texts."""
+    """A titled table of texts. A terminal has no room for all of it.
+
+    `main` are the columns whose intervals it shows, `aside` those that it leaves out.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    main: frozenset[int] = frozenset()  # the columns whose intervals a terminal has room for
+    main: frozenset[int] = frozenset()
+    aside: frozenset[int] = frozenset()
 
     def markdown(self) -> str:
         """Return it as Markdown, the first column to the left."""
@@ -49,21 +53,24 @@ class Grid:
         return "\n".join(lines)
 
     def table(self) -> Table:
-        """Return it as a rich table for a terminal, with the intervals of the main columns alone."""
+        """Return it as a rich table for a terminal, with two decimals."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=self.title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-        table.add_column(self.header[0], overflow="fold")
-        for place, column in enumerate(self.header[1:], start=1):
-            table.add_column(column, justify="right", no_wrap=place in self.main)
+        table = Table(title=self.title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        shown = [place for place in range(len(self.header)) if place not in self.aside]
+        for place in shown:
+            justify: Any = "right" if place else "left"
+            table.add_column(self.header[place], justify=justify, no_wrap=place in self.main, overflow="fold")
         for row in self.rows:
-            table.add_row(*(self._brief(place, cell) for place, cell in enumerate(row)))
+            table.add_row(*(self._brief(place, row[place]) for place in shown))
         return table
 
     def _brief(self, place: int, cell: str) -> str:
-        mean, _, rest = cell.partition(" [")
-        return f"{mean}\n[{_DECIMAL.sub('', rest)}" if rest and place in self.main else mean
+        if self.header[place] == "p":
+            return cell
+        mean, _, rest = _THREE_DECIMALS.sub(lambda found: f"{float(found[0]):.2f}", cell).partition(" [")
+        return f"{mean}\n[{rest}" if rest and place in self.main else mean
 
 
 def label(measure: str) -> str:
@@ -158,10 +165,15 @@ def lines(results: BenchResults) -> list[dict[str, Any]]:
     return found
 
 
-def write(results: BenchResults, command: str) -> list[str]:
-    """Write `results.jsonl` and `table.md` into the run's folder, and return their names."""
+def write(results: BenchResults, found: Sequence[Mapping[str, Any]], command: str) -> list[str]:
+    """Write `results.jsonl` and `table.md` into the run's folder, and return their names.
+
+    Args:
+        found: as `lines` returns them.
+        command: what makes these numbers again.
+    """
     folder = BenchFolder(results.folder)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines(results))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
     return [str(folder.write("results.jsonl", text)), str(folder.write("table.md", page(results, command)))]
 
 
@@ -184,7 +196,14 @@ def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
         rows.append((method.name, *played, *cells, gain, p_value(test), *paper))
     data = next(one for one in experiment.worlds if one.name == world)
     main = {place for place, name in enumerate(header) if name in (label(experiment.primary), "gain")}
-    return Grid(title=f"{world} ({data.data})", header=tuple(header), rows=tuple(rows), main=frozenset(main))
+    n = max((len(one.rows) for (where, _), one in results.pooled.items() if where == world), default=0)
+    return Grid(
+        title=f"{world} ({data.data}, n = {n})",
+        header=tuple(header),
+        rows=tuple(rows),
+        main=frozenset(main),
+        aside=frozenset({1, 2}),
+    )
 
 
 def _overview(results: BenchResults) -> Grid:

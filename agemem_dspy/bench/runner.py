@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class Bench:
     Args:
         experiment: what to play.
         path: the run's folder; what is in it already is not done again.
-        threads: episodes played at once.
+        threads: test episodes played at once; the recipe has its own number for training.
         progress: told of every episode and training step.
 
     Raises:
@@ -67,9 +66,8 @@ class Bench:
                 continue
             method = methods[cell.method]
             if program != (cell.method, cell.seed):
-                player, minutes = self._player(method, cell.seed)
+                player = self._player(method, cell.seed)
                 program = (cell.method, cell.seed)
-            started = time.perf_counter()
             result = evaluate(
                 player,
                 self.examples(worlds[cell.world], method),
@@ -82,13 +80,7 @@ class Bench:
                     f"{cell.world}: {cell.method}, seed {cell.seed}", done, total
                 ),
             )
-            self.folder.finish(
-                cell,
-                n=len(result.rows),
-                model=player.get_lm().model,
-                train_minutes=minutes,
-                play_minutes=(time.perf_counter() - started) / 60,
-            )
+            self.folder.finish(cell, n=len(result.rows), model=player.get_lm().model)
 
     def judge(self, model: str) -> None:
         """Let a model score the answers and the stored entries of every finished cell; what it has scored is kept.
@@ -151,30 +143,29 @@ class Bench:
             program.set_lm(model.lm)
         return program
 
-    def _player(self, method: Contestant, seed: int) -> tuple[Any, float]:
-        """Return a contestant's program, compiled when it has phases, and the minutes that this took."""
-        model = self._model(seed)
-        program, started = self.student(method, model), time.perf_counter()
+    def metric(self, method: Contestant) -> TrajectoryReward:
+        """Return the reward that a contestant is compiled with, judged by the experiment's `reward_judge`."""
+        judge = self.experiment.reward_judge
+        asked = LMJudge(JudgeAnswer, lm=choose_model(judge).lm) if judge is not None else None
+        return TrajectoryReward(method.weights, answer_judge=asked)
+
+    def _player(self, method: Contestant, seed: int) -> Any:
+        """Return a contestant's program, compiled when it has phases."""
+        program = self.student(method, self._model(seed))
         if method.phases:
             program = self._compiled(method, program, seed)
-        minutes = (time.perf_counter() - started) / 60 if method.phases else 0.0
         if method.play:
             program = copy.deepcopy(program)
             for name, value in method.play.items():
                 setattr(program.agent, name, value)
-        return program, minutes
+        return program
 
     def _compiled(self, method: Contestant, student: Any, seed: int) -> Any:
         if set(method.phases) - {"prompts"}:
             local_policy(student)  # said before anything is played: weights are to be trained
-        judge = self.experiment.reward_judge
-        metric = TrajectoryReward(
-            method.weights, answer_judge=LMJudge(JudgeAnswer, lm=choose_model(judge).lm) if judge is not None else None
-        )
         optimizer = self.experiment.recipe.optimizer(
-            metric,
+            self.metric(method),
             seed=seed,
-            threads=self.threads,
             phases=method.phases,
             log_dir=self.folder.path / "training" / f"{slug(self.taught_as(method))}.{seed}",
             on_step=lambda line: self.progress(

@@ -80,6 +80,8 @@ def play(
 
             def show(what: str, done: int, total: int) -> None:
                 if what not in tasks:
+                    for other in tasks.values():
+                        bar.update(other, visible=False)
                     tasks[what] = bar.add_task(what, total=total)
                     if not out.notes.is_terminal:
                         out.note(f"{what}, {total} in all")
@@ -164,10 +166,11 @@ def _tell(out: Output, folder: Path, judge: str | None, command: str) -> None:
     from agemem_dspy.bench.results import BenchResults
 
     results = BenchResults.load(folder, judge=judge)
-    files = [*write(results, command), str(plot(results))]
+    found = lines(results)
+    files = [*write(results, found, command), str(plot(results))]
     for grid in grids(results):
         out.console.print(grid.table())
     for note in notes(results):
         out.say(note, "dim")
     out.say(f"{', '.join(files)}; raw rows in {folder / 'items'}")
-    out.result({"run": str(folder), "files": files, "results": lines(results)})
+    out.result({"run": str(folder), "files": files, "results": found})

@@ -10,7 +10,7 @@ import typer
 from agemem_dspy.cli.models import needed_model
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.policy.choice import ChosenModel, choose_model
-from agemem_dspy.programs.methods import Method, build_method
+from agemem_dspy.programs.methods import Method, build_method, options_of
 
 if TYPE_CHECKING:
     import dspy
@@ -45,6 +45,8 @@ def build_program(model: ChosenModel, method: Method = Method.AGEMEM, *, max_rou
     Raises:
         ConfigurationError: `max_rounds` for a method that has no rounds.
     """
+    if max_rounds is not None and "max_rounds" not in options_of(method):
+        raise ConfigurationError(f"--method {method.value} makes one call and has no rounds; leave out --max-rounds")
     rounds: dict[str, Any] = {} if max_rounds is None else {"max_rounds": max_rounds}
     program: dspy.Module = build_method(method, adapter=model.adapter, **rounds)
     program.set_lm(model.lm)

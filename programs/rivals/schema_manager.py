@@ -16,6 +16,8 @@ from agemem_dspy.programs.rivals.managed import ManagedMemoryAgent
 from agemem_dspy.programs.rivals.manager import ManagerSession
 from agemem_dspy.programs.session import Play
 
+MESSAGES_PER_CALL = 20
+
 
 class Replacement(BaseModel):
     """An entry, and what it is to hold from now on."""
@@ -56,7 +58,7 @@ class SchemaManagerAgent(ManagedMemoryAgent):
         self,
         signature: str | type[dspy.Signature],
         *,
-        messages_per_call: int = 20,
+        messages_per_call: int = MESSAGES_PER_CALL,
         neighbours: int = 5,
         **options: Any,
     ) -> None:

@@ -489,6 +489,7 @@ def test_a_pickled_agent_leaves_its_store_behind() -> None:
         (QA, {"max_rounds": 0}, "at least 1"),
         (QA, {"recall_top_k": 0}, "at least 1"),
         (QA, {"filter_threshold": 2}, "between -1 and 1"),
+        (QA, {"memory_tools": ["add_memory", "forget"]}, "no memory tool 'forget'; choose some of add_memory, update"),
         ("user_id -> answer", {}, "rename the input field 'user_id'"),
         ("question -> context", {}, "rename the output field 'context'"),
     ],
@@ -496,6 +497,17 @@ def test_a_pickled_agent_leaves_its_store_behind() -> None:
 def test_settings_that_cannot_work_are_refused(signature: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make(signature, **options)
+
+
+def test_an_agent_may_have_some_of_the_tools_alone() -> None:
+    lm = scripted_lm([call("filter_context", criteria="x"), call("add_memory", content="x"), answer("done")])
+    prediction = ask(make(memory_tools=["retrieve_memory", "add_memory"]), lm, question="?")
+    assert "add_memory(" in lm.engine.prompts[0]
+    assert "filter_context" not in lm.engine.prompts[0]
+    refused, added = (event for event in prediction.trajectory.events if not event.automatic)
+    assert refused.error == "there is no tool 'filter_context'; use one of add_memory, retrieve_memory"
+    assert added.ok
+    assert make(memory_tools=["retrieve_memory", "add_memory"]).memory_tools == ("add_memory", "retrieve_memory")
 
 
 def test_a_users_tool_with_a_memory_tools_name_is_refused() -> None:

@@ -99,6 +99,23 @@ def test_a_message_with_several_operations_is_not_stored_twice() -> None:
     assert len(contents) == len(set(contents)) == len(example.facts)
 
 
+@pytest.mark.parametrize("mistakes", [0.0, 0.4])
+def test_the_demonstrator_leaves_undone_what_its_student_has_no_tool_for(mistakes: float) -> None:
+    own = student()
+    own.agent = AgeMemAgent(
+        "question -> answer",
+        memory=InMemoryStore(HashEmbedder()),
+        memory_tools=("add_memory", "update_memory", "delete_memory"),
+        adapter=CompactAdapter(),
+    )
+    for example in load_dataset("assistant:train", limit=6):
+        trajectory = Demonstrator(own, mistakes=mistakes).play(example).trajectory
+        own_calls = [event for event in trajectory.events if not event.automatic]
+        assert all(event.ok for event in own_calls)
+        assert {event.tool for event in own_calls} <= {"add_memory", "update_memory", "delete_memory"}
+        assert trajectory.answer is not None
+
+
 @pytest.mark.parametrize("mistakes", [-0.1, 1.0])
 def test_a_share_of_mistakes_is_a_share(mistakes: float) -> None:
     with pytest.raises(ConfigurationError, match="share"):

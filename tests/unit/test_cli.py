@@ -12,6 +12,7 @@ from command_line import agemem, refused, tiny_model
 
 VERBS = [
     ["chat"], ["run"], ["eval"], ["compile"], ["tune"], ["models", "fetch"], ["models", "merge"],
+    ["bench", "components"], ["bench", "compare"],
     *(["memory", verb] for verb in ("list", "search", "add", "forget", "export", "import")),
 ]  # fmt: skip
 

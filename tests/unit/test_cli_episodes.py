@@ -86,6 +86,10 @@ def test_eval_plays_the_baselines(
     assert found.json["method"] == method
     assert found.json["steps"]["mean"] == 1.0
     assert found.json["calls"].get("add_memory", {"ok": 0.0})["ok"] == entries
+    for rival in ("full-context", "langmem"):
+        words = ("--data", data, "--model", model, "--max-tokens", "4", "--method", rival)
+        played = agemem(capsys, "eval", *words, "--json")
+        assert (played.json["method"], played.json["n"]) == (rival, 1)
     refusal = agemem(capsys, "eval", "--data", data, "--model", model, "--method", method, "--max-rounds", "1")
     assert "leave out --max-rounds" in refused(refusal)
 

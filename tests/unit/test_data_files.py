@@ -113,6 +113,15 @@ def test_load_dataset_reaches_every_reader(tmp_path: Path) -> None:
         load_dataset(f"hotpotqa:{tmp_path / 'absent.json'}")
 
 
+def test_a_seed_makes_new_rows_of_a_split() -> None:
+    rows = load_dataset("assistant:train@7", limit=3)
+    assert [row.id for row in rows] == [f"assistant-train-easy-7-{n}" for n in range(3)]
+    assert len(load_dataset("assistant:val@0")) == 100
+    assert load_dataset("assistant:test@1", limit=1, difficulty="hard")[0].difficulty == "hard"
+    with pytest.raises(DataError, match="limit must be 1 or more"):
+        load_dataset("assistant:train@7", limit=0)
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_under_one_is_refused(tmp_path: Path, limit: int) -> None:
     for spec in ("assistant:val", f"jsonl:{write(tmp_path, row())}"):

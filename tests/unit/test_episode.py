@@ -103,6 +103,18 @@ def test_only_stage_one_recalls_on_its_own() -> None:
     ]
 
 
+def test_an_episode_that_always_recalls_does_so_in_every_stage() -> None:
+    episode = make(memory_tools=("add_memory", "retrieve_memory"))
+    episode.recall = "always"
+    script = [call("add_memory", content="home airport: Lisbon"), *[answer("ok")] * 3, answer("Lisbon")]
+    trajectory = play(episode, script).trajectory
+    stages = [event.stage for event in trajectory.events if event.automatic]
+    assert stages == [Stage.CONSTRUCT] * 2 + [Stage.CONTROL] * 2 + [Stage.REASON]
+    assert any("home airport: Lisbon" in text for text in texts(trajectory.steps[-1]))
+    with pytest.raises(ConfigurationError, match="recall must be 'construct' or 'always', not 'never'"):
+        ThreeStageEpisode(episode.agent, recall="never")  # type: ignore[arg-type]
+
+
 def test_the_question_is_not_seen_before_stage_three() -> None:
     lm = scripted_lm(PLAY)
     play(script=lm)

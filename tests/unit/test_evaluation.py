@@ -18,7 +18,9 @@ from trajectories import AIRPORT, add, delete, honest_trajectory, make_example, 
 
 from agemem_dspy.errors import ConfigurationError, DataError, RunError
 from agemem_dspy.evaluation import EvaluationResult, Interval, evaluate
+from agemem_dspy.policy.recorder import current_random
 from agemem_dspy.programs.judges import JudgeAnswer, JudgedScore, LMJudge
+from agemem_dspy.results import PairedTest
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Completion
 
@@ -302,6 +304,57 @@ def test_a_paired_gain_is_narrower_than_the_noise_between_questions() -> None:
     assert ours.paired_gain(shuffled, "reward") == gain
     with pytest.raises(ConfigurationError, match="do not share 2 questions"):
         ours.paired_gain(played_rows(18), "reward")
+
+
+def test_the_test_of_a_gain_is_exact_for_few_questions_and_agrees_with_a_t_test_for_many() -> None:
+    zero = EvaluationResult(name="0", rows=tuple({"id": f"q{n}", "reward": 0.0} for n in range(5)))
+    ones = EvaluationResult(name="1", rows=tuple({"id": f"q{n}", "reward": 1.0} for n in range(5)))
+    assert ones.paired_test(zero, "reward") == PairedTest(gain=Interval.of([1.0] * 5), p_value=2 / 2**5, n=5)
+    assert zero.paired_test(zero, "reward").p_value == 1.0
+    assert PairedTest.of([0.7]).p_value == 1.0
+    for seed in range(5):
+        values = list(np.random.default_rng(seed).normal(loc=0.25, size=80))
+        assert PairedTest.of(values).p_value == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=0.02)
+
+
+def test_runs_are_pooled_by_question() -> None:
+    first = [
+        {"id": "a", "reward": 0.0, "kind": "k", "calls": {"add_memory": {"attempted": 2, "ok": 1}}},
+        {"id": "b", "reward": 1.0, "parse_rate": 0.5},
+    ]
+    second = [{"id": "b", "reward": 0.0}, {"id": "a", "reward": 1.0, "calls": {}}]
+    pooled = EvaluationResult.pooled("p", [EvaluationResult(name="1", rows=tuple(rows)) for rows in (first, second)])
+    assert pooled.values("reward") == {"a": 0.5, "b": 0.5}
+    assert pooled.values("parse_rate") == {"b": 0.5}  # where a run has it
+    assert pooled.calls() == {"add_memory": {"attempted": 0.5, "ok": 0.25}}
+    assert pooled.rows[0]["kind"] == "k"
+    with pytest.raises(ConfigurationError, match="the runs of 'p' have different questions"):
+        EvaluationResult.pooled("p", [played_rows(2), played_rows(3)])
+
+
+def test_a_row_tells_what_was_stored_and_of_which_kind_the_question_is() -> None:
+    (row,) = evaluate(Player({}), [make_example(kind="update")], TrajectoryReward()).rows
+    assert row["memories"] == [memory.content for memory in honest_trajectory().memories]
+    assert row["kind"] == "update"
+
+
+def test_a_seed_gives_its_own_random_numbers_and_rows(tmp_path: Path) -> None:
+    class Drawer(Player):
+        def forward(self, **inputs: Any) -> dspy.Prediction:
+            random = current_random()
+            assert random is not None
+            self.played.append(str(random.random()))
+            return super().forward(**inputs)
+
+    def drawn(seed: int, folder: Path | None = None) -> list[str]:
+        program = Drawer({})
+        evaluate(program, questions(2), TrajectoryReward(), seed=seed, log_dir=folder)
+        return program.played[::2]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len(drawn(1, tmp_path)) == 2
+    assert drawn(1, tmp_path) == []  # read back
+    assert len(drawn(2, tmp_path)) == 2
 
 
 def test_the_summary_is_json_and_the_table_shows_it() -> None:

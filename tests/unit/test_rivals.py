@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from fakes import answer, call, scripted_lm
 from program_contract import CHATTER, INPUTS, MESSAGES, EpisodeContract, sensible
+from tiny_episodes import TRAINER, TRAINSET, TokenReward
 
 import agemem_dspy as am
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory import HashEmbedder
+from agemem_dspy.optimizers import Demonstrator, GRPOConfig, StepwiseGRPO
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.models import load
@@ -26,6 +28,9 @@ from agemem_dspy.programs.rivals import (
 )
 from agemem_dspy.types import Stage
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft asks transformers for it
+)
 MANAGED = (ExtractUpdateAgent, LinkedNotesAgent, SchemaManagerAgent)
 
 
@@ -262,3 +267,21 @@ def test_options_that_cannot_work_are_refused(kind: Any, options: dict[str, int]
 def test_a_method_refuses_options_of_another() -> None:
     with pytest.raises(ConfigurationError, match="the method no-memory takes no 'top_k'; it takes max_context_tokens"):
         build_method(Method.NO_MEMORY, top_k=3)
+
+
+def test_grpo_trains_a_rivals_every_call(tiny: PolicyEngine) -> None:
+    program = ExtractUpdateAgent("question -> answer", short_term_tools=True, adapter=am.CompactAdapter(), max_rounds=1)
+    program.set_lm(local_lm(tiny, max_tokens=6))
+    optimizer = StepwiseGRPO(
+        TokenReward(), config=GRPOConfig(max_steps=1, tasks_per_step=1, num_generations=2, beta=0.0), trainer=TRAINER
+    )
+    compiled = optimizer.compile(program, trainset=TRAINSET)
+    assert type(compiled) is ExtractUpdateAgent
+    assert {predictor.lm.model for predictor in compiled.predictors()} == {compiled.get_lm().model}
+    assert "@grpo-" in compiled.get_lm().model
+
+
+def test_nobody_demonstrates_a_rival() -> None:
+    program = build_method(Method.MEM0, adapter=am.CompactAdapter(), short_term_tools=True)
+    with pytest.raises(ConfigurationError, match="a ExtractUpdateAgent keeps its memory otherwise: give a teacher"):
+        Demonstrator(program)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trajectories import DIET, LetterEmbedder
 
-from agemem_dspy.scoring import answer_score, carries, mentions
+from agemem_dspy.scoring import answer_score, carries, exact_match, hotpotqa_f1, mentions
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,26 @@ from agemem_dspy.scoring import answer_score, carries, mentions
 )
 def test_answer_score(answer: str, gold: str, score: float) -> None:
     assert answer_score(answer, gold) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "em", "f1"),
+    [
+        ("The Lisbon.", "lisbon", 1.0, 1.0),
+        ("a  New-York", "newyork", 1.0, 1.0),
+        ("Lisbon airport", "Lisbon", 0.0, 2 / 3),
+        ("Lisbon Lisbon", "Lisbon", 0.0, 2 / 3),
+        ("Porto", "Lisbon", 0.0, 0.0),
+        ("", "Lisbon", 0.0, 0.0),
+        ("yes", "Yes.", 1.0, 1.0),
+        ("yes, both", "yes", 0.0, 0.0),  # right by `answer_score`, wrong by HotpotQA's script
+        ("yes", "yes and no", 0.0, 0.0),
+        ("noanswer", "no answer", 0.0, 0.0),
+        ("I don\u2019t know", "I don't know", 0.0, 2 / 3),  # its script keeps curly quotes
+    ],
+)
+def test_hotpotqas_em_and_f1_are_those_of_its_script(answer: str, gold: str, em: float, f1: float) -> None:
+    assert (exact_match(answer, gold), hotpotqa_f1(answer, gold)) == (em, pytest.approx(f1))
 
 
 @pytest.mark.parametrize(

@@ -414,6 +414,17 @@ def test_the_log_only_grows_and_keeps_what_was_removed(desk: Desk) -> None:
     assert {(event.stage, event.turn, event.round) for event in desk.kit.events} == {(Stage.CONTROL, 3, 2)}
 
 
+def test_two_toolkits_of_an_episode_may_write_one_log() -> None:
+    desk = Desk()
+    other = MemoryToolkit(desk.store, desk.short, operations={}, log=desk.kit)
+    desk.call("add_memory", content="home: Rome")
+    run(other.run("add_memory", {"content": "x"}))
+    desk.call("retrieve_memory", query="home")
+    assert other.events == desk.kit.events
+    assert [(event.index, event.ok) for event in desk.kit.events] == [(0, True), (1, False), (2, True)]
+    assert other.tools == []
+
+
 def test_an_event_has_the_tokens_before_and_after(desk: Desk) -> None:
     desk.say("the weather is wild today", "vegan")
     event = desk.call("filter_context", criteria="the weather is wild today")
