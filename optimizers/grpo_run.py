@@ -22,9 +22,9 @@ from agemem_dspy.optimizers.resume import PhaseState
 from agemem_dspy.optimizers.step_rollouts import StepRollouts
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.policy.drafts import Phrasebook
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
-from agemem_dspy.policy.reuse import Phrasebook
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Group
@@ -86,7 +86,7 @@ class GRPORun:
             return 0
         tensors, values = found
         trainer.restore(tensors)
-        self.engine.phrases.load(tensors["phrases"].numpy())
+        self.engine.phrases.load({name: tensors[f"phrases.{name}"].numpy() for name in Phrasebook().dump()})
         self.rollouts.skip(values["taken"], values["scored"])
         self.learnt, self.worse = values["learnt"], values["worse"]
         self.before, self.earlier = values["before"], values["seconds"]
@@ -103,7 +103,8 @@ class GRPORun:
         return int(values["done"]) if self._goes_on() else self.config.max_steps
 
     def _state(self, trainer: PolicyTrainer, done: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        tensors = {**trainer.state(), "phrases": torch.from_numpy(self.engine.phrases.dump())}
+        tensors = trainer.state()
+        tensors |= {f"phrases.{name}": torch.from_numpy(known) for name, known in self.engine.phrases.dump().items()}
         best = self.engine.weights(self.best.get_lm().model) if self.config.validate_every else None
         if best is not None and self.best.get_lm().model != self.lm.model:
             for name, (a, b) in best.pairs.items():

@@ -23,11 +23,13 @@ from transformers import PreTrainedModel
 
 from agemem_dspy.errors import ConfigurationError, ModelError
 from agemem_dspy.policy.batching import Batcher, Pending
+from agemem_dspy.policy.drafts import MAX_DRAFT, Phrasebook
 from agemem_dspy.policy.generation import Batch, GenerationCounts, Row
+from agemem_dspy.policy.linear import suit_few_tokens
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
-from agemem_dspy.policy.reuse import MAX_DRAFT, Phrasebook, PrefixPool, TokenIds
+from agemem_dspy.policy.reuse import PrefixPool, TokenIds
 from agemem_dspy.types import Completion
 
 _MAX_NEW = 128  # tokens of a completion whose length the LM does not bound
@@ -64,6 +66,7 @@ class PolicyEngine:
         self.loaded = loaded
         self.name = f"local/{name or loaded.name}"
         self.model, self.tokenizer = loaded.model.eval(), loaded.tokenizer
+        suit_few_tokens(self.model)
         self.context_length = int(self.model.config.max_position_embeddings)
         self.counts = GenerationCounts()
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None

@@ -2,10 +2,9 @@
 tokens are checked several at a time.
 
 A `Batch` serves prompts under one set of weights. Each `step` is one forward pass over what every row has not
-computed yet: the prompt's new part for a row that has just joined, else the last token and a draft. The draft is
-what followed the row's latest three tokens earlier in the row itself or, failing that, in the latest completion of any
-row: memory calls copy from the conversation, and repeat their form. A drafted token is kept when it is the one that is
-drawn, so drafts change the time a completion takes and not its distribution.
+computed yet: the prompt's new part for a row that has just joined, else the last token, and a draft (see `drafts`). A
+drafted token is kept when it is the one that is drawn, so drafts change the time a completion takes and not its
+distribution.
 
 Shapes: L layers, H key/value heads, T tokens, D head size, R positions to draw from, V vocabulary.
 """
@@ -14,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from agemem_dspy.policy.drafts import MAX_DRAFT, Draft, History, Phrasebook
 from agemem_dspy.policy.ragged import Span, forward, new_memory
-from agemem_dspy.policy.reuse import MAX_DRAFT, NGRAM, Phrasebook, PrefixPool, TokenIds, common_prefix
+from agemem_dspy.policy.reuse import PrefixPool, TokenIds, common_prefix
 
-PASS_TOKENS = 96  # drafts grow until a pass has so many tokens: about where a CPU stops computing them for free
 _BLOCK = 256
 _WORTH_SHARING = 16
 
@@ -53,28 +53,22 @@ class GenerationCounts:
 
 
 class _Sequence:
-    """A row in the batch: its tokens, the memory of those computed, and where each trigram last went on."""
+    """A row in the batch: its tokens and the memory of those computed."""
 
     def __init__(self, row: Row, memory: torch.Tensor, computed: int) -> None:
         self.row, self.memory, self.computed = row, memory, computed
+        self.history = History(row.prompt_ids.tolist())
         self.uniforms: list[float] = []
-        self.ids: list[int] = []
-        self._following: dict[tuple[int, ...], int] = {}  # trigram -> index of the token after it
-        for token in row.prompt_ids.tolist():
-            self.append(token)
 
-    def append(self, token: int) -> None:
-        if len(self.ids) >= NGRAM:
-            self._following[tuple(self.ids[-NGRAM:])] = len(self.ids)
-        self.ids.append(token)
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens so far."""
+        return self.history.ids
 
-    def draft(self, limit: int, stop_ids: frozenset[int], phrases: Phrasebook) -> list[int]:
-        """Return up to `limit` likely next tokens; none follows a stop token."""
-        room = max(0, min(limit, self.row.max_new_tokens - len(self.row.completion_ids) - 1))
-        at = self._following.get(tuple(self.ids[-NGRAM:]))
-        drafted = list(phrases.after(self.ids)[:room]) if at is None else self.ids[at : at + room]
-        stop = next((i for i, token in enumerate(drafted) if token in stop_ids), len(drafted))
-        return drafted[: stop + 1]
+    @property
+    def room(self) -> int:
+        """How many tokens may follow the next one."""
+        return self.row.max_new_tokens - len(self.row.completion_ids) - 1
 
     def uniform(self, ahead: int) -> float:
         """Return the uniform of the completion's token `ahead` of the next one."""
@@ -137,24 +131,26 @@ class Batch:
         if not sequences:
             return []
         self._share_prefixes()
-        limit = min(self.max_draft, max(1, PASS_TOKENS // len(sequences) - 1))
-        drafts = [one.draft(limit, self.stop_ids, self.phrases) for one in sequences]
+        most, rows = self.max_draft, len(sequences)
+        drafts = [
+            one.history.draft(self.phrases, min(most, one.room), rows=rows, stop_ids=self.stop_ids) for one in sequences
+        ]
         spans = [
-            Span([*one.ids[one.computed :], *draft], one.computed, one.memory)
+            Span([*one.ids[one.computed :], *draft.tokens], one.computed, one.memory)
             for one, draft in zip(sequences, drafts, strict=True)
         ]
+        asked = [len(draft.tokens) + 1 for draft in drafts]  # positions of each row that are drawn from
         ends = np.cumsum([len(span.ids) for span in spans]).tolist()
-        wanted = [at for end, draft in zip(ends, drafts, strict=True) for at in range(end - len(draft) - 1, end)]
+        wanted = [at for end, n in zip(ends, asked, strict=True) for at in range(end - n, end)]
         logits = forward(self.model, spans, wanted)
-        places = [(one, i) for one, draft in zip(sequences, drafts, strict=True) for i in range(len(draft) + 1)]
+        places = [(one, i) for one, n in zip(sequences, asked, strict=True) for i in range(n)]
         drawn = iter(_draw(logits, [one.row.temperature for one, _ in places], places))
         self.counts.passes += 1
         done = []
-        for one, draft in zip(sequences, drafts, strict=True):
-            self._take(one, draft, [next(drawn) for _ in range(len(draft) + 1)])
+        for one, draft, n in zip(sequences, drafts, asked, strict=True):
+            self._take(one, draft, [next(drawn) for _ in range(n)])
             if one.row.stopped:
                 done.append(one.row)
-                self.phrases.learn(one.ids, len(one.row.prompt_ids))
                 if self.pool is not None:
                     self.pool.put(np.array(one.ids[:-1]), one.memory[:, :, :, : one.computed])
         self._sequences = [one for one in sequences if not one.row.stopped]
@@ -190,19 +186,22 @@ class Batch:
             self.counts.computed_tokens -= shared - one.computed
             one.computed = shared
 
-    def _take(self, one: _Sequence, draft: Sequence[int], drawn: Sequence[tuple[int, float]]) -> None:
+    def _take(self, one: _Sequence, draft: Draft, drawn: Sequence[tuple[int, float]]) -> None:
         """Append drawn tokens for as long as the draft foresaw them, and the one that it did not."""
-        row = one.row
-        for i, (token, logprob) in enumerate(drawn):
-            one.append(token)
+        row, before, right = one.row, len(one.ids), 0
+        for (token, logprob), foreseen in zip_longest(drawn, draft.tokens):
+            one.history.append(token)
             row.completion_ids.append(token)
             row.logprobs.append(logprob)
             row.stopped = token in self.stop_ids or len(row.completion_ids) >= row.max_new_tokens
-            self.counts.completion_tokens += 1
-            self.counts.drafted_tokens += i > 0
-            if row.stopped or i == len(draft) or token != draft[i]:
+            right += token == foreseen
+            if row.stopped or token != foreseen:
                 break
+        self.phrases.judge(draft, right)
+        self.phrases.learn(one.ids, before)
         one.computed = len(one.ids) - 1
+        self.counts.completion_tokens += len(one.ids) - before
+        self.counts.drafted_tokens += len(one.ids) - before - 1
 
 
 def generate(
@@ -228,29 +227,40 @@ def _draw(
 ) -> list[tuple[int, float]]:
     """Draw a token for each of the R positions by inverting its cumulative distribution; return it with its log-prob.
 
-    The distribution is summed by blocks first, so that only one block a position is summed token by token.
+    The distribution is summed by blocks first, so that only one block a position is summed token by token. Where the
+    temperature is 0, the likeliest token is taken.
     """
-    scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
-    logp = torch.log_softmax(logits / scale[:, None], dim=-1)
-    chosen = logits.argmax(dim=-1)
+    scales = [temperature or 1.0 for temperature in temperatures]
+    if any(scale != 1.0 for scale in scales):
+        logits = logits / torch.tensor(scales, device=logits.device)[:, None]
+    highest, chosen = logits.max(dim=-1)
+    weights = (logits - highest[:, None]).exp_()
+    if logits.shape[1] % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -logits.shape[1] % _BLOCK))
+    blocks = weights.unflatten(1, (-1, _BLOCK))  # (R, V / block, block)
+    sums = blocks.sum(dim=-1).double().cumsum(dim=-1)
     sampled = [i for i, temperature in enumerate(temperatures) if temperature > 0]
     if sampled:
         uniforms = [one.uniform(ahead) for one, ahead in (places[i] for i in sampled)]
-        chosen[sampled] = _invert(
-            logp[sampled].exp(), torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
-        )
-    picked = logp.gather(1, chosen[:, None])[:, 0]
+        drawn = _invert(blocks, sums, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), sampled)
+        chosen[sampled] = drawn.clamp(max=logits.shape[1] - 1)
+    picked = logits.gather(1, chosen[:, None])[:, 0] - highest - sums[:, -1].log()
     return list(zip(chosen.tolist(), picked.tolist(), strict=True))
 
 
-def _invert(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Return for each row of (R, V) the first token whose cumulative probability exceeds its uniform."""
-    rows, size = probabilities.shape
-    blocks = torch.nn.functional.pad(probabilities, (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
-    sums = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+def _invert(blocks: torch.Tensor, sums: torch.Tensor, uniforms: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+    """Return for some of the R positions the first token whose cumulative probability exceeds its uniform.
+
+    Args:
+        blocks: what each token weighs, (R, V / block, block).
+        sums: of the blocks, cumulated, (R, V / block).
+        uniforms: one for each of `positions`.
+    """
+    own = torch.tensor(positions, device=blocks.device)
+    sums = sums[own]
     targets = (uniforms * sums[:, -1])[:, None]
     block = torch.searchsorted(sums, targets, right=True).clamp(max=sums.shape[1] - 1)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks[torch.arange(rows, device=blocks.device), block[:, 0]].double().cumsum(dim=-1)
+    inside = blocks[own, block[:, 0]].double().cumsum(dim=-1)
     token = torch.searchsorted(inside, targets - before, right=True).clamp(max=_BLOCK - 1)
-    return (block * _BLOCK + token)[:, 0].clamp(max=size - 1)
+    return (block * _BLOCK + token)[:, 0]

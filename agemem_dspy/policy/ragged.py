@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from agemem_dspy.errors import ModelError
+from agemem_dspy.policy.linear import rounded_up
 
 _NAME = "agemem_ragged"
 
@@ -49,23 +50,25 @@ def forward(model: PreTrainedModel, spans: Sequence[Span], wanted: Sequence[int]
         ModelError: the model's attention does something that is not computed here.
     """
     device = model.device
-    ids = torch.tensor([[token for span in spans for token in span.ids]], device=device)
-    positions = torch.cat([torch.arange(span.start, span.start + len(span.ids)) for span in spans])[None].to(device)
+    ids = [token for span in spans for token in span.ids]
+    positions = [at for span in spans for at in range(span.start, span.start + len(span.ids))]
+    unused = [0] * (rounded_up(len(ids), model) - len(ids))  # belong to no span, and nothing is asked of them
+    kept = [*wanted, *[0] * (rounded_up(len(wanted), model) - len(wanted))]
     groups = model.config.num_attention_heads // model.config.num_key_value_heads
     masks = [None if len(s.ids) == 1 else causal_mask(len(s.ids), s.start, groups, model) for s in spans]
     usual = model.config._attn_implementation
     model.config._attn_implementation = _NAME
     try:
         output = model(
-            input_ids=ids,
-            position_ids=positions,
+            input_ids=torch.tensor([[*ids, *unused]], device=device),
+            position_ids=torch.tensor([[*positions, *unused]], device=device),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),
+            logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
             ragged=list(zip(spans, masks, strict=True)),
         )
     finally:
         model.config._attn_implementation = usual
-    logits: torch.Tensor = output.logits[0].float()
+    logits: torch.Tensor = output.logits[0, : len(wanted)].float()
     return logits
 
 
@@ -98,6 +101,7 @@ def _attention(
     """Attend per span; query (1, heads, N, D), key and value (1, H, N, D); return (1, N, heads, D)."""
     refuse_odd_attention(options, max(span.start + len(span.ids) for span, _ in ragged))
     layer: Any = module.layer_idx
+    query = query.contiguous()  # else the fused kernel is not taken
     outputs, at = [], 0
     for span, mask in ragged:
         n = len(span.ids)
@@ -107,6 +111,7 @@ def _attention(
         end = span.start + n
         outputs.append(attend_grouped(query[0, :, at : at + n], keys[:, :end], values[:, :end], mask, scaling))
         at += n
+    outputs.append(query.new_zeros(query.shape[1], query.shape[2] - at, query.shape[3]))
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 
 

@@ -1,18 +1,14 @@
-"""What was computed or said before and can serve again: keys and values of prefixes, likely continuations."""
+"""Keys and values that were computed before and can serve again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 TokenIds = NDArray[np.int64]
-
-MAX_DRAFT = 8  # most tokens that are guessed at once
-NGRAM = 3
 
 
 class PrefixPool:
@@ -60,35 +56,3 @@ def common_prefix(a: TokenIds, b: TokenIds) -> int:
     n = min(len(a), len(b))
     differs = np.flatnonzero(a[:n] != b[:n])
     return int(differs[0]) if len(differs) else n
-
-
-class Phrasebook:
-    """What followed each trigram in the latest completions, oldest out; a guess, which holds for any weights."""
-
-    def __init__(self, max_entries: int = 1 << 14) -> None:
-        self.max_entries = max_entries
-        self._following: dict[tuple[int, ...], tuple[int, ...]] = {}
-
-    def learn(self, ids: Sequence[int], start: int) -> None:
-        """Note what followed the trigrams before each of `ids` from `start` on."""
-        for i in range(max(start, NGRAM), len(ids)):
-            key = tuple(ids[i - NGRAM : i])
-            self._following.pop(key, None)
-            self._following[key] = tuple(ids[i : i + MAX_DRAFT])
-        while len(self._following) > self.max_entries:
-            del self._following[next(iter(self._following))]
-
-    def after(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Return what followed the last trigram of `ids`, nothing where it is new."""
-        return self._following.get(tuple(ids[-NGRAM:]), ())
-
-    def dump(self) -> TokenIds:
-        """Return the entries, oldest first, as rows of a trigram and what followed it, filled up with -1."""
-        rows = [[*key, *then, *[-1] * (MAX_DRAFT - len(then))] for key, then in self._following.items()]
-        return np.array(rows, dtype=np.int64).reshape(-1, NGRAM + MAX_DRAFT)
-
-    def load(self, entries: TokenIds) -> None:
-        """Know what `dump` returned, and nothing else."""
-        self._following = {
-            tuple(row[:NGRAM]): tuple(token for token in row[NGRAM:] if token >= 0) for row in entries.tolist()
-        }

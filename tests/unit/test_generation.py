@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from agemem_dspy.policy.drafts import Phrasebook
 from agemem_dspy.policy.generation import GenerationCounts, Row, generate
 from agemem_dspy.policy.models import load
-from agemem_dspy.policy.reuse import Phrasebook, PrefixPool
+from agemem_dspy.policy.reuse import PrefixPool
 from agemem_dspy.policy.tiny import tiny_llama
 
 NO_STOP: frozenset[int] = frozenset()
@@ -237,25 +238,7 @@ def test_what_one_row_said_is_the_draft_of_the_next(model: PreTrainedModel) -> N
     generate(model, rows_of([prompt], new=12), stop_ids=NO_STOP, phrases=phrases, counts=first)
     generate(model, rows_of([prompt], new=12), stop_ids=NO_STOP, phrases=phrases, counts=second)
     assert second.drafted_tokens >= 10 > first.drafted_tokens
-    assert second.passes == 2 < first.passes  # 1 + 8 drafted, then the rest
-
-
-def test_a_phrasebook_keeps_the_latest_and_not_more_than_it_may() -> None:
-    phrases = Phrasebook(max_entries=2)
-    phrases.learn([1, 2, 3, 4, 5], start=3)
-    assert (phrases.after([0, 1, 2, 3]), phrases.after([2, 3, 4])) == ((4, 5), (5,))
-    phrases.learn([1, 2, 3, 9], start=0)  # a trigram needs three tokens before it
-    assert phrases.after([1, 2, 3]) == (9,)
-    phrases.learn([6, 7, 8, *range(20, 40)], start=3)
-    assert phrases.after([1, 2, 3]) == ()
-    assert phrases.after([35, 36, 37]) == (38, 39)
-    assert len(Phrasebook().after([1, 2])) == 0
-    copy = Phrasebook()
-    copy.load(phrases.dump())
-    assert copy.dump().tolist() == phrases.dump().tolist() != []
-    assert copy.after([35, 36, 37]) == (38, 39)
-    copy.load(Phrasebook().dump())
-    assert copy.after([35, 36, 37]) == ()
+    assert second.passes < 0.5 * first.passes
 
 
 # The pool
