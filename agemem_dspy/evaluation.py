@@ -24,9 +24,10 @@ import dspy
 from agemem_dspy.errors import ConfigurationError, DataError, RunError
 from agemem_dspy.journal import Journal
 from agemem_dspy.policy.recorder import sampling_seed
+from agemem_dspy.progress import progress_rate
 from agemem_dspy.results import EvaluationResult, Interval
 from agemem_dspy.rewards import TrajectoryReward, trajectory_of
-from agemem_dspy.types import Trajectory
+from agemem_dspy.types import Outcome, Trajectory
 
 __all__ = ["EvaluationResult", "Interval", "Score", "evaluate"]
 
@@ -53,8 +54,9 @@ def evaluate(
     With a `log_dir`, each question is a row of `<log_dir>/<name>.jsonl`, written as soon as it is
     played; a row of the same program, LM, metric and example is not played again. `progress` is
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
-    the `answer` score alone where the program returns no trajectory; any other metric `reward`.
-    Each of `scores` adds a column of its name for the answer alone: 0 where there is none.
+    the `answer` score alone where the program returns no trajectory; any other metric `reward`. An episode in a
+    world also gives `success`, `progress_rate` (see `progress`) and the number of `actions`. Each of `scores` adds
+    a column of its name for the answer alone: 0 where there is none.
     A local policy that samples draws the same random numbers for an example in every evaluation.
 
     Raises:
@@ -123,6 +125,7 @@ def _play(program: Any, example: Any, metric: Callable[..., Any], scores: Mappin
         **_metric(example, pred, metric, trajectory),
         **{name: 0.0 if text is None else float(score(example, text)) for name, score in scores.items()},
         **(_counts(trajectory) if trajectory is not None else {}),
+        **(_came_of(example, trajectory, trajectory.outcome) if trajectory and trajectory.outcome else {}),
         "seconds": seconds,
     }
 
@@ -158,6 +161,12 @@ def _counts(trajectory: Trajectory) -> dict[str, Any]:
         "tool_success": done.total() / len(calls) if calls else None,
         "stop_reason": trajectory.stop_reason.value,
     }
+
+
+def _came_of(example: Any, trajectory: Trajectory, outcome: Outcome) -> dict[str, Any]:
+    """Return what an episode in a world is measured by."""
+    rate = progress_rate(example, trajectory)
+    return {"success": float(outcome.success), "progress_rate": rate, "actions": outcome.actions}
 
 
 def _answer_fields(pred: Any) -> dict[str, Any]:

@@ -35,8 +35,12 @@ def explain(example: Any, trajectory: Trajectory, terms: Mapping[str, float]) ->
 def _answer(example: Any, trajectory: Trajectory, terms: Mapping[str, float]) -> Iterator[str]:
     expected = {name: example[name] for name in trajectory.answer or () if name in example}
     wanted = _fields(expected) if expected else _quote(example.get("answer"))
-    if trajectory.answer is None:
-        yield f"No answer was given ({trajectory.stop_reason.value.replace('_', ' ')}); expected {wanted}."
+    outcome, ended = trajectory.outcome, trajectory.stop_reason.value.replace("_", " ")
+    if outcome is not None:
+        share = "was reached" if outcome.success else f"was not reached, {outcome.progress:.0%} of it was ({ended})"
+        yield f"The goal {_quote(outcome.goal)} {share}, in {outcome.actions} actions."
+    elif trajectory.answer is None:
+        yield f"No answer was given ({ended}); expected {wanted}."
     elif terms.get("answer", 0.0) >= 1.0:
         yield f"The answer was right: {_fields(trajectory.answer)}."
     else:

@@ -14,8 +14,9 @@ Deviations from the paper:
    the agent never stored anything: there was nothing to keep.
 4. Relevance counts only what the policy itself retrieved in stage 3. When the question needs no
    fact ("I don't know"), having looked is enough.
-5. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
-   early, after replies that could not be read, costs the same.
+5. In a world the progress stands in place of the answer score, and acting in place of answering.
+6. The round-limit penalty needs a missing answer: an answer in the last round is an answer. Giving up
+   early, after replies that could not be read, costs the same. A world that ends is no round limit.
 """
 
 from __future__ import annotations
@@ -78,13 +79,15 @@ Term = Callable[[Any, Trajectory, TermContext], float]
 
 
 def answer(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return the unweighted answer score in [0, 1]; 0 when the agent never answered."""
+    """Return the unweighted answer score in [0, 1], 0 when the agent never answered; in a world its progress."""
+    if trajectory.outcome is not None:
+        return trajectory.outcome.progress
     return 0.0 if trajectory.answer is None else score_fields(example, trajectory.answer, ctx)
 
 
 def task(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return R_task: the answer score in [0, 1], or -1 without an answer."""
-    return -1.0 if trajectory.answer is None else answer(example, trajectory, ctx)
+    """Return R_task: the answer score in [0, 1], or -1 without an answer; in a world, without an action."""
+    return answer(example, trajectory, ctx) if trajectory.answered else -1.0
 
 
 def compression(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
@@ -147,7 +150,7 @@ def relevance(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
     judge = ctx.relevance_judge
     if judge is None:
         return _mean([float(any(gold.says(fact, text) for fact in gold.support)) for text in found], empty=0.0)
-    question = str(example.get("question", ""))
+    question = str(example.get("question") or (trajectory.outcome.goal if trajectory.outcome else ""))
     return _mean([verdict("relevance_judge", judge, question=question, entry=text) for text in found], empty=0.0)
 
 

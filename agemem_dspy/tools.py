@@ -18,7 +18,7 @@ from typing import Any
 import dspy
 from pydantic import ValidationError
 
-from agemem_dspy.errors import ConfigurationError, MemoryStoreError, ToolError
+from agemem_dspy.errors import ConfigurationError, MemoryStoreError, ToolError, WorldError
 from agemem_dspy.memory.checks import checked_metadata, checked_text, checked_where
 from agemem_dspy.memory.embedder import similarity
 from agemem_dspy.memory.long_term import LongTermMemory
@@ -92,14 +92,26 @@ class MemoryToolkit:
         self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
         self._users: dict[str, dspy.Tool] = {}
         for tool in tools:
-            if tool.name.lower() in TOOL_ALIASES or tool.name in self._users:
-                raise ConfigurationError(f"rename the tool {tool.name!r}: another tool has that name")
-            self._users[tool.name] = tool
+            self.offer(tool)
 
     @property
     def tools(self) -> list[dspy.Tool]:
         """All tools as `dspy.Tool`s, memory first."""
         return [*self._own.values(), *self._users.values()]
+
+    def offer(self, tool: dspy.Tool) -> None:
+        """Add one more tool, from the next step on.
+
+        Raises:
+            ConfigurationError: another tool has its name.
+        """
+        if tool.name.lower() in TOOL_ALIASES or tool.name in self._users:
+            raise ConfigurationError(f"rename the tool {tool.name!r}: another tool has that name")
+        self._users[tool.name] = tool
+
+    def withdraw(self, name: str) -> None:
+        """Take back a tool that was offered."""
+        del self._users[name]
 
     @property
     def memory_tools(self) -> frozenset[str]:
@@ -259,6 +271,8 @@ class MemoryToolkit:
         try:
             result = yield Invoke(tool, arguments)
             return _Outcome(result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False))
+        except (ToolError, WorldError):  # the policy's mistake in the tool's own words; a world's failure is ours
+            raise
         except Exception as error:  # a user's tool may raise anything; the agent is told
             raise ToolError(f"{tool.name} failed: {error}") from error
 

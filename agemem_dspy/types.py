@@ -32,6 +32,7 @@ class StopReason(enum.StrEnum):
     ROUND_LIMIT = "round_limit"
     UNREADABLE = "unreadable_replies"
     CONTEXT_OVERFLOW = "context_overflow"
+    WORLD_ENDED = "world_ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +134,27 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What acting in a world came to: `progress` in [0, 1] is the best share of the goal, `success` whether it is all.
+
+    `actions` counts those that were taken, impossible ones included.
+    """
+
+    environment: str
+    goal: str
+    success: bool
+    progress: float
+    actions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
     """One episode: its steps, its event log, and what was left at the end.
 
     `answer` maps the task's output fields to values; None when the agent never answered.
     `context_tokens` is T_used, the tokens in context when answering; `max_context_tokens`
-    is T_max. `context` holds the texts of the final context, `memories` the final LTM.
+    is T_max. `context` holds the texts of the final context, `memories` the final LTM. `outcome`
+    is there when stage 3 was played in a world.
     """
 
     steps: tuple[Step, ...]
@@ -149,6 +165,12 @@ class Trajectory:
     max_context_tokens: int
     context: tuple[str, ...] = ()
     memories: tuple[Memory, ...] = ()
+    outcome: Outcome | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether the agent answered or, in a world, acted at all."""
+        return self.answer is not None if self.outcome is None else self.outcome.actions > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 An example holds `id`, `messages` (stage 1), `distractors` (stage 2), `question`, `answer`,
 `facts`, `operations`, `support` and `key_items`; its inputs are the messages, the distractors
-and the question.
+and the question. An example of a world has an `environment` and a `seed` in place of question and answer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ import dspy
 from agemem_dspy.data import assistant_values
 from agemem_dspy.data.distractors import make_distractors
 from agemem_dspy.data.files import read_examples, write_examples
+from agemem_dspy.data.worlds import world_examples
 from agemem_dspy.errors import DataError
 
-__all__ = ["load_dataset", "make_distractors", "published_scores", "read_examples", "write_examples"]
+__all__ = [
+    "load_dataset",
+    "make_distractors",
+    "published_scores",
+    "read_examples",
+    "world_examples",
+    "write_examples",
+]
 
-_KINDS = ("assistant", "hotpotqa", "locomo", "jsonl")
+_KINDS = ("assistant", "hotpotqa", "locomo", "agentboard", "jsonl")
 _ACCEPTED = (
     "assistant:train|val|test, hotpotqa:<path of the official JSON>, hotpotqa:hub, locomo:<path of the official JSON>, "
-    "or jsonl:<path>"
+    "agentboard:<path of its test.jsonl>, or jsonl:<path>"
 )
 
 
@@ -34,10 +42,10 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
 
     Raises:
         DataError: an unknown spec (the message lists what is accepted) or unreadable data.
-        MissingDependency: the hub was asked for and `datasets` is not installed.
+        MissingDependency: the hub was asked for and `datasets` is not installed, or a world's extra is not.
     """
     # Imported when asked for: `python -m agemem_dspy.data.assistant` must find it not yet loaded.
-    from agemem_dspy.data import assistant, hotpotqa, locomo
+    from agemem_dspy.data import agentboard, assistant, hotpotqa, locomo
 
     kind, _, where = spec.partition(":")
     if not where or kind not in _KINDS:
@@ -54,6 +62,8 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
             return hotpotqa.load(where, limit=limit)
         case "locomo":
             return locomo.load(where, limit=limit)
+        case "agentboard":
+            return agentboard.load(where, limit=limit)
     return read_examples(where, limit=limit)
 
 

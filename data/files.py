@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agemem_dspy.errors import DataError
 
 INPUTS = ("messages", "distractors", "question")
+WORLD_INPUTS = ("messages", "distractors", "environment", "seed")
 
 
 class OperationRow(BaseModel):
@@ -34,15 +35,13 @@ class OperationRow(BaseModel):
 
 
 class ExampleRow(BaseModel):
-    """One line of a data file. Further fields (difficulty, kind, ...) are kept as they are."""
+    """What every line of a data file has. Further fields (difficulty, kind, ...) are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     id: str = Field(min_length=1)
     messages: list[str] = Field(min_length=1)
     distractors: list[str]
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
     facts: list[str]
     operations: list[OperationRow]
     support: list[str]
@@ -57,6 +56,20 @@ class ExampleRow(BaseModel):
         if stray:
             raise ValueError(f"support: {stray[0]!r} is not one of the facts")
         return self
+
+
+class QuestionRow(ExampleRow):
+    """A line whose stage 3 is a question."""
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
+class WorldRow(ExampleRow):
+    """A line whose stage 3 is a task in a world."""
+
+    environment: str = Field(min_length=1)
+    seed: int = Field(ge=0)
 
 
 def read_text(path: Path) -> str:
@@ -134,11 +147,12 @@ def _parse(line: str, place: str) -> dspy.Example:
         raise DataError(f"{place}: not JSON ({error}); expected one JSON object a line") from error
     if not isinstance(raw, dict):
         raise DataError(f"{place}: expected a JSON object, found {type(raw).__name__}")
+    kind, inputs = (WorldRow, WORLD_INPUTS) if "environment" in raw else (QuestionRow, INPUTS)
     try:
-        row = ExampleRow.model_validate(raw)
+        row = kind.model_validate(raw)
     except ValidationError as error:
         raise DataError(f"{place}: {explain(error)}") from error
-    return dspy.Example(**row.model_dump(exclude_none=True)).with_inputs(*INPUTS)
+    return dspy.Example(**row.model_dump(exclude_none=True)).with_inputs(*inputs)
 
 
 def explain(error: ValidationError) -> str:

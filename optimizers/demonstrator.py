@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from agemem_dspy.environments import make_environment
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.signatures import answer_fields
@@ -52,7 +53,9 @@ class Demonstrator(dspy.Module):
         """Play one annotated example.
 
         Raises:
-            DataError: the example lacks `operations`, or one that changes an entry which was never stored.
+            DataError: the example lacks `operations`, or one that changes an entry which was never stored; or it is
+                of a world, and `mistakes` were asked for.
+            WorldError: the world's expert does not solve the episode.
         """
         episode = copy.deepcopy(self.student)
         if self.verbatim:
@@ -127,10 +130,24 @@ def gold_outputs(example: dspy.Example, episode: ThreeStageEpisode) -> Iterator[
         yield {"tool_calls": calls} if calls else done
     for distractor in example.distractors if episode.stages >= 2 else ():
         yield {"tool_calls": [{"name": "filter_context", "args": {"criteria": distractor}}]}
-    if episode.stages == 3:
+    if episode.stages == 3 and "environment" in example:
+        yield from _in_world(example, episode)
+    elif episode.stages == 3:
         query = episode.agent.task_text({name: example[name] for name in episode.agent.signature.input_fields})
         yield {"tool_calls": [{"name": "retrieve_memory", "args": {"query": query}}]}
         yield {name: str(example[name]) for name in names}
+
+
+def _in_world(example: dspy.Example, episode: ThreeStageEpisode) -> Iterator[dict[str, Any]]:
+    """Yield the steps of stage 3 in a world: what is known is looked up, then the world's own expert acts."""
+    with make_environment(example.environment, max_steps=episode.max_steps) as world:
+        world.reset(example.seed)
+        goal, actions = world.goal, world.solution()
+    yield _call("retrieve_memory", query=goal)
+    for action in actions[: episode.max_steps]:
+        yield _call("act", action=action)
+    if episode.carry_memory:
+        yield _call("add_memory", content=f"{goal}: {'; '.join(actions)}")
 
 
 def _gold_call(operation: Mapping[str, Any], aliases: dict[str, str], example: dspy.Example) -> dict[str, Any]:
@@ -154,6 +171,10 @@ def careless_outputs(example: dspy.Example, mistakes: float, source: random.Rand
     What follows a mistake takes it into account: a fact that was never stored is added when it changes, and is not
     known when asked for.
     """
+    if "environment" in example:
+        raise DataError(
+            f"example {example.get('id', '?')!r} is of a world, where nobody plays carelessly; leave out mistakes"
+        )
     done, unknown = {"answer": "ok"}, {"answer": "I don't know"}
     aliases: dict[str, str] = {}
     added = 0

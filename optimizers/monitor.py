@@ -39,7 +39,7 @@ def describe_groups(groups: Sequence[Group]) -> dict[str, Any]:
         "tied_groups": sum(not one.any() for one in advantages),
         "parse_rate": statistics.fmean(step.parsed for step in steps) if steps else None,
         "tool_success": statistics.fmean(e.ok for e in events) if events else None,
-        "answer_rate": statistics.fmean(t.answer is not None for t in asked) if asked else None,
+        "answer_rate": statistics.fmean(t.answered for t in asked) if asked else None,
         "tools": dict(tools),
         "tool_entropy": -sum(n / tools.total() * math.log(n / tools.total()) for n in tools.values()),
         "advantages": _histogram([float(one) for own in advantages for one in own]),

@@ -44,7 +44,13 @@ def play(program: dspy.Module, example: dspy.Example, metric: TrajectoryReward) 
 
     Raises:
         RewardError: the program's prediction carries no trajectory, or a term failed.
+        ConfigurationError: the program carries memory from one episode to the next.
     """
+    if getattr(getattr(program, "student", program), "carry_memory", False):
+        raise ConfigurationError(
+            "these episodes are played in any order, so each needs an empty memory; pass a ThreeStageEpisode without "
+            "carry_memory, and turn it on in what was compiled"
+        )
     prediction = program.play(example) if isinstance(program, Demonstrator) else program(**example.inputs())
     trajectory = prediction.get("trajectory")
     if trajectory is None:

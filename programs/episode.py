@@ -1,23 +1,29 @@
-"""ThreeStageEpisode: plays the three stages of a training trajectory with one agent.
+"""ThreeStageEpisode: plays the three stages of a training trajectory with one agent; the third may be in a world.
 
 Deviations from the paper: 1. in stages 1 and 2 a turn also ends after a step whose calls all succeeded and
 left nothing to read, without a further `<answer>`; 2. a stage-1 message is followed by what the agent
-already stores about it, as a message of its own, only if there is something.
+already stores about it, as a message of its own, only if there is something; 3. in a world (`environments`)
+the task of stage 3 is to act, and an answer only ends the episode early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import dspy
 
+from agemem_dspy.environments import Environment, make_environment
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.long_term import LongTermMemory
+from agemem_dspy.programs.acting import act_tool, debriefing, outcome_of, stated
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.program import Program
 from agemem_dspy.programs.session import Play, Session, arun, run
 from agemem_dspy.types import Stage, StopReason
+
+_OWN_INPUTS = ("messages", "distractors", "environment", "seed")
 
 
 class ThreeStageEpisode(Program):
@@ -29,53 +35,107 @@ class ThreeStageEpisode(Program):
     Args:
         agent: whose policy plays.
         stages: the last stage that is played, 1 to 3; fewer than 3 serve a progressive curriculum.
+        max_steps: actions allowed in a world (30 in AgentBoard).
+        carry_memory: play over the agent's own memory instead, so that one episode may help the next; after a world
+            the agent is told how it ended and may store what it learned.
 
     Example:
         >>> ThreeStageEpisode(agent)(messages=["I fly from Lyon."], distractors=["Nice weather."], question="…")
+        >>> ThreeStageEpisode(agent)(messages=["Doors open by 'toggle'."], environment="babyai:OpenDoor", seed=3)
     """
 
-    def __init__(self, agent: AgeMemAgent, *, stages: int = 3) -> None:
+    def __init__(self, agent: AgeMemAgent, *, stages: int = 3, max_steps: int = 30, carry_memory: bool = False) -> None:
         super().__init__()
         if stages not in (1, 2, 3):
             raise ConfigurationError(f"stages must be 1, 2 or 3, not {stages}")
-        taken = {"messages", "distractors"}.intersection(agent.signature.input_fields)
+        if max_steps < 1:
+            raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps}")
+        taken = [name for name in _OWN_INPUTS if name in agent.signature.input_fields]
         if taken:
-            raise ConfigurationError(f"rename the agent's input {sorted(taken)[0]!r}: an episode uses that name")
+            raise ConfigurationError(f"rename the agent's input {taken[0]!r}: an episode uses that name")
         self.agent = agent
-        self.stages = stages
+        self.stages, self.max_steps, self.carry_memory = stages, max_steps, carry_memory
 
-    def forward(self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any) -> dspy.Prediction:
+    def forward(
+        self,
+        messages: Sequence[str],
+        distractors: Sequence[str] = (),
+        environment: str | None = None,
+        seed: int | None = None,
+        **inputs: Any,
+    ) -> dspy.Prediction:
         """Play one episode.
 
         Args:
             messages: what arrives in stage 1, one a turn.
             distractors: what arrives in stage 2, one a turn.
-            inputs: the agent's own inputs, shown in stage 3.
+            environment: the world of stage 3, as `make_environment` takes it; it states the task.
+            seed: of the world's episode.
+            inputs: the agent's own inputs, shown in stage 3; none with a world.
 
         Returns:
             the agent's outputs (None where it never answered) and `trajectory`.
+
+        Raises:
+            ConfigurationError: inputs that do not fit, or no such world.
+            MissingDependency: the world's extra is not installed.
+            WorldError: the world failed.
         """
-        with self._store() as memory, self.agent.context():
-            session = self.agent.session(memory)
-            run(self._play(session, messages, distractors, inputs))
+        with self._begun(environment, seed) as (session, world):
+            run(self._play(session, world, messages, distractors, inputs))
             return self.agent.prediction(session)
 
     async def aforward(
-        self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any
+        self,
+        messages: Sequence[str],
+        distractors: Sequence[str] = (),
+        environment: str | None = None,
+        seed: int | None = None,
+        **inputs: Any,
     ) -> dspy.Prediction:
         """`forward`, awaiting the LM and asynchronous tools."""
-        with self._store() as memory, self.agent.context():
-            session = self.agent.session(memory)
-            await arun(self._play(session, messages, distractors, inputs))
+        with self._begun(environment, seed) as (session, world):
+            await arun(self._play(session, world, messages, distractors, inputs))
             return self.agent.prediction(session)
 
-    def _store(self) -> LongTermMemory:
+    @contextmanager
+    def _begun(self, environment: str | None, seed: int | None) -> Iterator[tuple[Session, Environment | None]]:
+        if environment is None and seed is not None:
+            raise ConfigurationError("a seed belongs to an environment: name one, or leave the seed out")
+        with (
+            self._store() as memory,
+            make_environment(environment, max_steps=self.max_steps) if environment else nullcontext() as world,
+            self.agent.context(),
+        ):
+            if world is not None:
+                world.reset(seed)
+            yield self.agent.session(memory), world
+
+    def _store(self) -> AbstractContextManager[LongTermMemory]:
+        if self.carry_memory:
+            return nullcontext(self.agent.memory)
         return LongTermMemory.open(":memory:", embedder=self.agent.memory.embedder)
 
+    def _task(self, world: Environment | None, inputs: Mapping[str, Any]) -> str:
+        if world is None:
+            return self.agent.task_text(inputs)
+        fields = list(self.agent.signature.input_fields)
+        if len(fields) != 1 or inputs:
+            wrong = f"leave out {', '.join(inputs)}" if inputs else f"this one takes {fields}"
+            raise ConfigurationError(f"a world states the task itself, to an agent with one input: {wrong}")
+        return self.agent.task_text({fields[0]: stated(world)})
+
     def _play(
-        self, session: Session, messages: Sequence[str], distractors: Sequence[str], inputs: dict[str, Any]
+        self,
+        session: Session,
+        world: Environment | None,
+        messages: Sequence[str],
+        distractors: Sequence[str],
+        inputs: Mapping[str, Any],
     ) -> Play:
-        task = self.agent.task_text(inputs)
+        task = self._task(world, inputs)
+        if world is not None and self.stages == 3:
+            session.outcome = outcome_of(world)  # none of it yet, should the context be full before
         for turn, text in enumerate(messages):
             yield from session.turn(Stage.CONSTRUCT, turn, text, recall=True)
             if session.stop_reason is StopReason.CONTEXT_OVERFLOW:
@@ -85,5 +145,14 @@ class ThreeStageEpisode(Program):
             yield from session.turn(Stage.CONTROL, turn, text)
             if session.stop_reason is StopReason.CONTEXT_OVERFLOW:
                 return
-        if self.stages == 3:
+        if self.stages < 3:
+            return
+        if world is None:
             yield from session.turn(Stage.REASON, 0, task, must_answer=True)
+            return
+        session.toolkit.offer(act_tool(world))
+        yield from session.turn(Stage.REASON, 0, task, must_answer=True, world=world)
+        session.toolkit.withdraw("act")
+        session.outcome = outcome_of(world)
+        if self.carry_memory and session.stop_reason is not StopReason.CONTEXT_OVERFLOW:
+            yield from session.aside(Stage.REASON, 1, debriefing(session.outcome))

@@ -45,6 +45,7 @@ _SETTINGS: Mapping[type[Program], tuple[str, ...]] = {
     NoMemoryAgent: ("max_context_tokens",),
     RetrieveOnlyAgent: ("top_k", "max_context_tokens"),
 }
+_EPISODE = ("stages", "max_steps", "carry_memory")
 _AGENTS = {agent.__name__: agent for agent in _SETTINGS}
 _PACKAGES = ("agemem-dspy", "dspy", "torch", "transformers", "peft", "qdrant-client")
 
@@ -150,7 +151,10 @@ def load_program(
     for name, saved in state["operations"].items():
         agent.operations[name].load_state({"signature": saved})
     give_lms(predictors, checkpoint, lm, trust_code=trust_code)
-    program = ThreeStageEpisode(agent, stages=state["stages"]) if state["stages"] else agent
+    program = agent
+    if state["stages"]:
+        options = {name: state[name] for name in _EPISODE if name in state}  # a folder of an older version lacks some
+        program = ThreeStageEpisode(agent, **options)
     program._compiled = state["compiled"]
     return program
 
@@ -181,7 +185,7 @@ def _dump_program(program: Program, agent: Any, predictors: list[tuple[str, Any]
     memory = getattr(agent, "_memory", None)
     return {
         "agent": type(agent).__name__,
-        "stages": program.stages if isinstance(program, ThreeStageEpisode) else None,
+        **{name: getattr(program, name, None) for name in _EPISODE},
         "compiled": bool(getattr(program, "_compiled", False)),
         "signature": dump_signature(agent.signature),
         "settings": settings,

@@ -14,13 +14,14 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
+from agemem_dspy.environments import Environment
 from agemem_dspy.errors import ToolError
 from agemem_dspy.memory.short_term import Kind, Message, ShortTermMemory
 from agemem_dspy.policy.compact import render_step
 from agemem_dspy.policy.recorder import Tape, record
 from agemem_dspy.signatures import Transcript, answer_fields
 from agemem_dspy.tools import READ_TOOLS, MemoryToolkit
-from agemem_dspy.types import Completion, Stage, Step, StopReason, ToolEvent, Trajectory
+from agemem_dspy.types import Completion, Outcome, Stage, Step, StopReason, ToolEvent, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Session:
         self.steps: list[Step] = []
         self.stop_reason = StopReason.ROUND_LIMIT
         self.answer: dict[str, Any] | None = None
+        self.outcome: Outcome | None = None
         self.context_tokens = 0
 
     @property
@@ -68,11 +70,21 @@ class Session:
         """The short-term memory."""
         return self.toolkit.short_term
 
-    def turn(self, stage: Stage, turn: int, text: str, *, recall: bool = False, must_answer: bool = False) -> Play:
+    def turn(
+        self,
+        stage: Stage,
+        turn: int,
+        text: str,
+        *,
+        recall: bool = False,
+        must_answer: bool = False,
+        world: Environment | None = None,
+    ) -> Play:
         """Play one message: show it, then let the agent act until the turn ends.
 
         A turn that needs no answer also ends after calls that all succeeded and left nothing to read. Two
         unreadable replies in a row end any turn, so that an LM that does not master the format costs few rounds.
+        With a world the turn ends with its episode, and has as many rounds more as that has steps.
         """
         kit = self.toolkit
         kit.stage, kit.turn, kit.round = stage, turn, 0
@@ -85,15 +97,24 @@ class Session:
                 self.context.append(Message(role="tool", content=event.observation, kind="retrieved"))
         self.stop_reason, self.answer = StopReason.ROUND_LIMIT, None
         missed = 0
-        for kit.round in range(1, self.max_rounds + 1):
+        for kit.round in range(1, self.max_rounds + (world.max_steps if world else 0) + 1):
             finished = yield from self._step(must_answer)
             if finished:
+                return
+            if world is not None and world.last.done:
+                self.stop_reason = StopReason.WORLD_ENDED
                 return
             reply = next(step for step in reversed(self.steps) if step.kind == "act")
             missed = missed + 1 if reply.error else 0
             if missed == 2:
                 self.stop_reason = StopReason.UNREADABLE
                 return
+
+    def aside(self, stage: Stage, turn: int, text: str) -> Play:
+        """Play a turn after the end: what it stores stays, how the episode ended does not change."""
+        ended = self.stop_reason, self.answer, self.context_tokens
+        yield from self.turn(stage, turn, text)
+        self.stop_reason, self.answer, self.context_tokens = ended
 
     def _step(self, must_answer: bool) -> Play:
         """Make one LM call and execute what it asks for; return whether the turn is over."""
@@ -208,6 +229,7 @@ class Session:
             max_context_tokens=self.context.max_tokens,
             context=self.context.texts(),
             memories=tuple(self.toolkit.long_term.all()),
+            outcome=self.outcome,
         )
 
 

@@ -76,8 +76,9 @@ def run(
         out.result(
             {
                 "id": example.get("id"),
-                "question": example.question,
-                "gold": example.answer,
+                "question": example.get("question"),
+                "gold": example.get("answer"),
+                "outcome": None if played.outcome is None else dataclasses.asdict(played.outcome),
                 "answer": played.answer,
                 "stop_reason": played.stop_reason.value,
                 "steps": [_step_json(step) for step in played.steps],
@@ -243,10 +244,15 @@ def _shared(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> int:
 def _show_end(out: Output, example: dspy.Example, played: Trajectory, terms: dict[str, float], feedback: str) -> None:
     from rich.table import Table
 
-    out.say(f"\nquestion: {example.question}", "bold")
-    out.say(f"expected: {example.answer}")
-    out.say(f"answered: {', '.join(map(str, played.answer.values())) if played.answer else '(nothing)'}"
-            f"   ({played.stop_reason.value.replace('_', ' ')})")  # fmt: skip
+    ended = played.stop_reason.value.replace("_", " ")
+    if played.outcome is not None:
+        out.say(f"\ngoal: {played.outcome.goal}", "bold")
+        out.say(f"reached: {played.outcome.progress:.0%} in {played.outcome.actions} actions   ({ended})")
+    else:
+        out.say(f"\nquestion: {example.question}", "bold")
+        out.say(f"expected: {example.answer}")
+        answered = ", ".join(map(str, played.answer.values())) if played.answer else "(nothing)"
+        out.say(f"answered: {answered}   ({ended})")
     out.say("memories at the end:" if played.memories else "no memories at the end")
     for memory in played.memories:
         out.say(f"  {memory.content}")

@@ -75,8 +75,7 @@ class View:
             path = paths.get(thing.cell)
             if path is None:
                 continue
-            if path:
-                plans[f"go to {thing.name}"] = path
+            plans[f"go to {thing.name}"] = path or (Actions.done,)  # to wait, where a mission begins at its end
             if thing.item.can_pickup() and not self.carrying:
                 plans[f"pick up {thing.name}"] = (*path, Actions.pickup)
             if thing.item.type == "box" or (thing.item.type == "door" and self._opens(thing.item)):

@@ -12,7 +12,7 @@ from typing import Self
 
 from agemem_dspy.errors import ConfigurationError, WorldError
 
-_LONGEST_ECHO = 80
+_LONGEST_ECHO, _MOST_LISTED = 80, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,29 @@ class Observation:
     text: str
     admissible: tuple[str, ...] = ()
 
+    @property
+    def choices(self) -> str:
+        """Return the possible actions in a sentence, the first of very many; empty where none are listed."""
+        if not self.admissible:
+            return ""
+        more = len(self.admissible) - _MOST_LISTED
+        listed = ", ".join(self.admissible[:_MOST_LISTED])
+        return f"You can: {listed}{f', and {more} more' if more > 0 else ''}."
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What an action came to.
 
     `reward` is the backend's own, `progress` in [0, 1] the best share of the goal so far, `done` whether the episode
-    is over.
+    is over. `possible` is false when there was no such action, and so nothing happened.
     """
 
     observation: Observation
     reward: float
     progress: float
     done: bool
+    possible: bool = True
 
     @property
     def success(self) -> bool:
@@ -118,7 +128,7 @@ class Environment(ABC):
         wanted = " ".join(action.split())
         result = self._act(wanted)
         if result is None:
-            result = replace(before, observation=_unknown(wanted, before.observation.admissible), reward=0.0)
+            result = replace(before, observation=_refusal(wanted, before.observation), reward=0.0, possible=False)
         self._steps += 1
         result = _checked(self.name, replace(result, progress=max(result.progress, before.progress)))
         self._last = replace(result, done=result.done or result.success or self._steps >= self.max_steps)
@@ -176,10 +186,9 @@ class Environment(ABC):
         return self._last
 
 
-def _unknown(action: str, admissible: tuple[str, ...]) -> Observation:
+def _refusal(action: str, before: Observation) -> Observation:
     shown = action if len(action) <= _LONGEST_ECHO else action[:_LONGEST_ECHO] + "…"
-    possible = f" You can: {', '.join(admissible)}." if admissible else ""
-    return Observation(f"Nothing happens: {shown!r} is not possible here.{possible}", admissible)
+    return replace(before, text=f"Nothing happens: {shown!r} is not possible here. {before.choices}".rstrip())
 
 
 def _checked(name: str, result: StepResult) -> StepResult:

@@ -18,6 +18,7 @@ import dspy
 import pytest
 
 import agemem_dspy as am
+from agemem_dspy.environments import WORLDS
 from agemem_dspy.policy.tiny import tiny_llama
 from tests.command_line import agemem
 from tests.fakes import scripted_lm
@@ -104,3 +105,16 @@ def test_the_python_of_the_memory_page_runs(here: Path) -> None:
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
     finally:
         scope["memory"].close()
+
+
+def test_the_python_of_the_environments_page_runs() -> None:
+    scope: dict[str, Any] = {"am": am}
+    text = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    for code in blocks("python", text):
+        exec(compile(code, "environments.md", "exec"), scope)
+    assert scope["goal"] == "pick up the blue box"
+    assert scope["result"].success
+    assert (len(scope["train"]), scope["train"][0].environment) == (64, "babyai:GoToLocal")
+    assert scope["again"][0].messages[0].startswith("An earlier time the task was: pick up the blue box.")
+    for world in WORLDS:
+        assert f"`{world}:" in text, f"docs/environments.md does not name the world {world}"

@@ -99,8 +99,15 @@ def test_nothing_leads_through_things() -> None:
     actions = room((Ball("red"), 3, 2), (Ball("blue"), 3, 5), *fence).plans
     assert "go to red ball 1" not in actions
     assert "move forward" not in actions
-    assert "go to blue ball 1" not in actions  # it is faced already
-    assert len(actions["pick up blue ball 1"]) == 1
+    assert len(actions["go to blue ball 1"]) == len(actions["pick up blue ball 1"]) == 1
+
+
+def test_a_mission_that_begins_at_its_end_is_over_with_the_first_action() -> None:
+    level = world("GoToObjDoor", 1237)
+    assert level.goal == "go to a blue door"
+    assert level.last.observation.text.startswith("There is a blue locked door 1 right in front of you 1 steps away.")
+    assert level.solution() == ("go to blue locked door 1",)
+    assert level.step("go to blue locked door 1").success
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 4])

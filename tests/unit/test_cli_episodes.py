@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, agemem, interrupted, refused, short_examples, tiny_model
 
+from agemem_dspy.data import world_examples, write_examples
+
 HOTPOT = ROOT.parent / "shared" / "data" / "hotpotqa" / "hotpot_dev_distractor_v1_sample.json"
 QUICK = ("--max-rounds", "1", "--max-tokens", "4")
 
@@ -80,6 +82,20 @@ def test_eval_plays_real_hotpotqa_through_all_stages(
     assert found["n"] == 1
     assert found["steps"]["mean"] >= 10 + 5 + 1  # paragraphs, distractors, question
     assert found["prompt_tokens"]["mean"] > 1000
+
+
+def test_a_world_is_run_and_evaluated(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("minigrid", reason='the extra babyai is not installed: pip install -e ".[babyai]"')
+    examples = world_examples("babyai:GoToRedBall", [3, 4], n_distractors=1)
+    data = f"jsonl:{write_examples(tmp_path / 'worlds.jsonl', examples)}"
+    shown = agemem(capsys, "run", "--data", data, "--model", model, *QUICK)
+    assert shown.code == 0, shown.err
+    for text in ("goal: go to the red ball", "reached: 0% in 0 actions   (unreadable replies)", "was not reached"):
+        assert text in shown.out
+    found = agemem(capsys, "run", "--data", data, "--model", model, *QUICK, "--json").json
+    assert (found["question"], found["outcome"]["environment"]) == (None, "babyai:GoToRedBall")
+    found = agemem(capsys, "eval", "--data", data, "--model", model, *QUICK, "--json").json
+    assert (found["success"]["mean"], found["progress_rate"]["mean"], found["actions"]["mean"]) == (0.0, 0.0, 0.0)
 
 
 def test_bad_data_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path) -> None:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes_world import Counter
 
-from agemem_dspy.environments import WORLDS, Environment, StepResult, make_environment
+from agemem_dspy.environments import WORLDS, StepResult, make_environment
 from agemem_dspy.environments.world import Observation
 from agemem_dspy.errors import ConfigurationError, WorldError
 
@@ -16,34 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ("minigrid", "gymnasium", "pyperplan")
 
 
-class Counter(Environment):
-    """A world in which one counts to three; `shares` is what it reports as progress."""
-
-    shares = (1 / 3, 2 / 3, 1.0)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        return ("Say 'more' three times.",)
-
-    def _begin(self, seed: int | None) -> tuple[str, StepResult]:
-        self.said = 0
-        return "Count to three.", StepResult(Observation("zero", ("more",)), 0.0, 0.0, False)
-
-    def _act(self, action: str) -> StepResult | None:
-        if action != "more":
-            return None
-        self.said += 1
-        return StepResult(Observation(str(self.said), ("more",)), 1.0, self.shares[self.said - 1], False)
-
-    def _solve(self) -> tuple[str, ...]:
-        return ("more",) * 3
-
-
 def test_progress_never_falls_and_full_progress_ends_the_episode() -> None:
     class Falling(Counter):
         shares = (0.5, 0.25, 1.0)
 
-    with Falling("test:falling") as world:
+    with Falling("falling") as world:
         world.reset()
         results = [world.step("more") for _ in range(3)]
     assert [result.progress for result in results] == [0.5, 0.5, 1.0]
@@ -51,19 +29,27 @@ def test_progress_never_falls_and_full_progress_ends_the_episode() -> None:
 
 
 def test_an_impossible_action_is_answered_with_the_possible_ones() -> None:
-    world = Counter("test:counter")
+    world = Counter("counter")
     world.reset()
     world.step("more")
     result = world.step("fewer")
     assert result.observation == Observation("Nothing happens: 'fewer' is not possible here. You can: more.", ("more",))
     assert (result.reward, result.progress, world.said, world.steps) == (0.0, 1 / 3, 1, 2)
+    assert not result.possible
+
+
+def test_very_many_actions_are_not_all_listed() -> None:
+    many = Observation("A warehouse.", tuple(f"take box {n}" for n in range(53)))
+    assert many.choices.startswith("You can: take box 0, take box 1, ")
+    assert many.choices.endswith("take box 49, and 3 more.")
+    assert Observation("Nowhere.").choices == ""
 
 
 def test_a_progress_outside_the_range_is_the_worlds_mistake() -> None:
     class Wrong(Counter):
         shares = (33.0, 66.0, 100.0)
 
-    world = Wrong("test:wrong")
+    world = Wrong("wrong")
     world.reset()
     with pytest.raises(WorldError, match=r"test:wrong reports a progress of 33.0"):
         world.step("more")
@@ -76,7 +62,7 @@ def test_a_reset_that_fails_leaves_no_episode() -> None:
                 raise WorldError("the backend is gone")
             return super()._begin(seed)
 
-    world = Failing("test:failing")
+    world = Failing("failing")
     world.reset(1)
     with pytest.raises(WorldError, match="gone"):
         world.reset(13)
@@ -86,9 +72,9 @@ def test_a_reset_that_fails_leaves_no_episode() -> None:
 
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="max_steps must be 1 or more, not 0"):
-        Counter("test:counter", max_steps=0)
+        Counter("counter", max_steps=0)
     with pytest.raises(ConfigurationError, match="a seed is 0 or more, not -1"):
-        Counter("test:counter").reset(-1)
+        Counter("counter").reset(-1)
 
 
 @pytest.mark.parametrize("name", ["", "babyai", "babyai:", "zork:west", ":GoToLocal"])
