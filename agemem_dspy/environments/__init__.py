@@ -15,6 +15,7 @@ __all__ = ["WORLDS", "Environment", "Observation", "StepResult", "make_environme
 WORLDS: Mapping[str, tuple[str, str]] = {
     "babyai": ("agemem_dspy.environments.babyai", "BabyAI"),
     "pddl": ("agemem_dspy.environments.pddl", "PDDL"),
+    "scienceworld": ("agemem_dspy.environments.scienceworld", "ScienceWorld"),
 }
 
 
