@@ -21,6 +21,7 @@ import agemem_dspy as am
 from agemem_dspy.policy.tiny import tiny_llama
 from tests.command_line import agemem
 from tests.fakes import scripted_lm
+from tests.fakes_openai import KEY, EmbeddingServer
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,12 +96,20 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
     assert (here / "runs" / "first" / "grpo" / "program.json").exists()
 
 
-def test_the_python_of_the_memory_page_runs(here: Path) -> None:
+def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, Any] = {"am": am}
-    (code,) = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    changes, embedders = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
     try:
-        exec(compile(code, "memory.md", "exec"), scope)
+        exec(compile(changes, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
     finally:
         scope["memory"].close()
+    with EmbeddingServer() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        exec(compile(embedders, "memory.md", "exec"), scope)
+        scope["embedder"].embed(["home airport: Geneva"])
+    assert (agemem_home / "embeddings").is_dir()
+    with am.LongTermMemory.open("notes/") as notes:
+        assert [memory.content for memory in notes.all()] == ["home airport: Geneva"]
