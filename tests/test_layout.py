@@ -21,7 +21,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 # What `import agemem_dspy` must not load: 2, 6 and 8 seconds, or a store that nobody opened yet.
-HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "qdrant_client", "onnxruntime", "optuna")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "sentence_transformers",
+    "fastembed",
+    "qdrant_client",
+    "onnxruntime",
+    "optuna",
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,8 @@ def test_every_direct_dependency_is_pinned_within_its_range() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
     pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     project = PYPROJECT["project"]
-    direct = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+    extras = [need for needs in project["optional-dependencies"].values() for need in needs]
+    direct = [Requirement(text) for text in [*project["dependencies"], *extras]]
     wrong = [str(need) for need in direct if not need.specifier.contains(pins.get(canonicalize_name(need.name), "0"))]
     assert wrong == []
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import re
 import threading
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cache
+
+import dspy
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.cached_embedder import CachedEmbedder
+from agemem_dspy.memory.dspy_embedder import DSPyEmbedder
 from agemem_dspy.memory.embedder import HashEmbedder
+from agemem_dspy.memory.fastembed_embedder import FastEmbedEmbedder
+from agemem_dspy.memory.minilm import NAME as DEFAULT
+from agemem_dspy.memory.minilm import MiniLMEmbedder
+from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
 from agemem_dspy.types import Embedder
 
-if TYPE_CHECKING:
-    import dspy
-
-DEFAULT = "all-MiniLM-L6-v2-int8"
 NAMES = (
     f'"{DEFAULT}" (the default), "fastembed/MODEL", "sentence-transformers/MODEL or folder", "hash-ngram-256", '
     'or a name of litellm such as "openai/text-embedding-3-small"'
 )
 _HASH = re.compile(r"hash-ngram-(\d{1,6})")
-_KEPT = 4  # models that are loaded at a time
-_lock = threading.Lock()
+_locks: dict[str, threading.Lock] = {}
 
 
 def default_embedder() -> CachedEmbedder:
@@ -52,11 +53,7 @@ def as_embedder(given: Embedder | dspy.Embedder | str | None) -> Embedder:
         return _shared(given)
     if isinstance(given, Embedder):
         return given
-    import dspy
-
     if isinstance(given, dspy.Embedder):
-        from agemem_dspy.memory.dspy_embedder import DSPyEmbedder
-
         return CachedEmbedder(DSPyEmbedder(given))
     raise MemoryStoreError(
         f"{given!r} is no embedder: it needs `name`, `dimension` and `embed(texts)`. A name will do too: {NAMES}."
@@ -64,38 +61,30 @@ def as_embedder(given: Embedder | dspy.Embedder | str | None) -> Embedder:
 
 
 def _shared(name: str) -> CachedEmbedder:
-    with _lock:  # lru_cache alone would let two threads load one model
+    with _locks.setdefault(name, threading.Lock()):  # the cache alone would let two threads load one model
         return _loaded(name)
 
 
-@lru_cache(maxsize=_KEPT)
+@cache
 def _loaded(name: str) -> CachedEmbedder:
     return CachedEmbedder(_made(name))
 
 
-def _made(name: str) -> Any:
+def _made(name: str) -> Embedder:
     if name == DEFAULT:
-        from agemem_dspy.memory.minilm import MiniLMEmbedder
-
         return MiniLMEmbedder()
     if hashed := _HASH.fullmatch(name):
         return HashEmbedder(int(hashed[1]))
     library, _, model = name.partition("/")
     if library == "fastembed" and model:
-        from agemem_dspy.memory.fastembed_embedder import FastEmbedEmbedder
-
         return FastEmbedEmbedder(model)
     if library == "sentence-transformers" and model:
-        from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
-
         return SentenceTransformerEmbedder(model)
-    import litellm
+    import litellm  # here, since it takes seconds
     from litellm.exceptions import BadRequestError
 
     try:
         litellm.get_llm_provider(name)
     except BadRequestError as error:
         raise MemoryStoreError(f"There is no embedder {name!r}. Name one of these: {NAMES}.") from error
-    from agemem_dspy.memory.dspy_embedder import DSPyEmbedder
-
     return DSPyEmbedder(name)

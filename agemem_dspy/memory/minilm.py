@@ -32,42 +32,59 @@ _TOKENIZER = (
 )
 NAME = "all-MiniLM-L6-v2-int8"
 DIMENSION = 384
+_TOKENIZED = 512  # texts at a time
 MAX_TOKENS = 256  # what the model was trained for; longer texts are cut
 
 
 class MiniLMEmbedder(BatchedEmbedder):
     """all-MiniLM-L6-v2: 384 dimensions, English, mean over tokens, texts cut at 256 tokens. Threads may share it."""
 
-    def __init__(self, *, threads: int = 1, batch_size: int = 16) -> None:
-        """Load the model (0.3 s); `threads` are used inside one call, on top of the caller's own.
+    def __init__(self, *, threads: int = 1, run_tokens: int = 256) -> None:
+        """Load the model (0.3 s).
+
+        Args:
+            threads: used inside one call, on top of the caller's own.
+            run_tokens: at most in one run of the model, padding included, unless one text has more.
 
         Raises:
             MissingDependency: a package is not installed; the message names the command.
             ModelError: a file is missing or not the one that is expected.
-            ConfigurationError: `threads` or `batch_size` is not positive.
+            ConfigurationError: `threads` or `run_tokens` is not positive.
         """
+        super().__init__(NAME, DIMENSION, _TOKENIZED)
         self.threads = positive("threads", threads)
-        super().__init__(NAME, DIMENSION, batch_size)
+        self.run_tokens = positive("run_tokens", run_tokens)
         weights, tokenizer = _checked_file(*_WEIGHTS), _checked_file(*_TOKENIZER)
         self._tokenizer = _load_tokenizer(tokenizer)
         self._session = _load_session(weights, threads)
 
     def _embed_batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the sums over each text's tokens, (b, 384), of which only the direction counts."""
-        encoded = self._tokenizer.encode_batch(list(texts))
-        width = max(len(text.ids) for text in encoded)
-        ids_BT = np.zeros((len(encoded), width), dtype=np.int64)
+        tokens = [encoded.ids for encoded in self._tokenizer.encode_batch(list(texts))]
+        sums = np.empty((len(tokens), DIMENSION), dtype=np.float32)
+        run: list[int] = []
+        for index in sorted(range(len(tokens)), key=lambda index: len(tokens[index])):
+            if run and (len(run) + 1) * len(tokens[index]) > self.run_tokens:  # as long as the longest, the last
+                sums[run] = self._run([tokens[one] for one in run])
+                run = []
+            run.append(index)
+        sums[run] = self._run([tokens[one] for one in run])
+        return sums
+
+    def _run(self, tokens: list[list[int]]) -> NDArray[np.float32]:
+        """Run the model on texts as token ids, (b, 384)."""
+        ids_BT = np.zeros((len(tokens), max(map(len, tokens))), dtype=np.int64)
         mask_BT = np.zeros_like(ids_BT)
-        for row, text in enumerate(encoded):
-            ids_BT[row, : len(text.ids)] = text.ids
-            mask_BT[row, : len(text.ids)] = 1
+        for row, ids in enumerate(tokens):
+            ids_BT[row, : len(ids)] = ids
+            mask_BT[row, : len(ids)] = 1
         feed = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": np.zeros_like(ids_BT)}
         hidden_BTD = self._session.run(["last_hidden_state"], feed)[0]
         sums_BD: NDArray[np.float32] = (hidden_BTD * mask_BT[:, :, None].astype(np.float32)).sum(axis=1)
         return sums_BD
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(MiniLMEmbedder, threads=self.threads, batch_size=self.batch_size), ()
+        return functools.partial(MiniLMEmbedder, threads=self.threads, run_tokens=self.run_tokens), ()
 
 
 def _checked_file(package: str, relative: str, sha256: str) -> Path:
@@ -108,6 +125,8 @@ def _load_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Two thirds of a run and more are matrix products, which no fusion makes quicker; some fused kernels are slower.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3  # errors only: its advice about optimisation is not for our users
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the policy
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -22,6 +22,7 @@ from agemem_dspy.environments import WORLDS
 from agemem_dspy.policy.tiny import tiny_llama
 from tests.command_line import agemem
 from tests.fakes import scripted_lm
+from tests.fakes_openai import KEY, EmbeddingServer
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,11 +97,11 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
     assert (here / "runs" / "first" / "grpo" / "program.json").exists()
 
 
-def test_the_python_of_the_memory_page_runs(here: Path) -> None:
+def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, Any] = {"am": am}
-    history, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    changes, embedders, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
     try:
-        exec(compile(history, "memory.md", "exec"), scope)
+        exec(compile(changes, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
         exec(compile(safety, "memory.md", "exec"), scope)
@@ -109,6 +110,14 @@ def test_the_python_of_the_memory_page_runs(here: Path) -> None:
         assert scope["agent"].memory is scope["guarded"]
     finally:
         scope["memory"].close()
+    with EmbeddingServer() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        exec(compile(embedders, "memory.md", "exec"), scope)
+        scope["embedder"].embed(["home airport: Geneva"])
+    assert (agemem_home / "embeddings").is_dir()
+    with am.LongTermMemory.open("notes/") as notes:
+        assert [memory.content for memory in notes.all()] == ["home airport: Geneva"]
 
 
 def test_the_python_of_the_environments_page_runs() -> None:

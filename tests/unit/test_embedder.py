@@ -38,7 +38,7 @@ class BrokenEmbedder:
 @cache
 def small_batches() -> MiniLMEmbedder:
     """One model for all tests; batches smaller than what they send."""
-    return MiniLMEmbedder(batch_size=4)
+    return MiniLMEmbedder(run_tokens=64)
 
 
 class TestHash(EmbedderContract):
@@ -119,7 +119,7 @@ def test_a_number_of_buckets_that_cannot_work_is_refused() -> None:
 
 
 def test_minilm_embeds_a_text_once_and_long_ones_apart_from_short_ones() -> None:
-    model = MiniLMEmbedder(batch_size=2)
+    model = MiniLMEmbedder()
     widths: list[tuple[int, ...]] = []
     session = model._session
 
@@ -131,16 +131,17 @@ def test_minilm_embeds_a_text_once_and_long_ones_apart_from_short_ones() -> None
     model._session = Watched()
     long, short = "tea and cake " * 30, "tea"
     rows = model.embed([long, short, long + "!", "cake", short, long])
-    assert [shape[0] for shape in widths] == [2, 2]
+    assert [shape[0] for shape in widths] == [2, 2]  # `long` is there three times, `short` twice
     assert widths[0][1] < 10 < 80 < widths[1][1]
+    assert all(count * width <= model.run_tokens for count, width in widths)
     np.testing.assert_array_equal(rows[0], rows[5])
     np.testing.assert_array_equal(rows[1], rows[4])
 
 
 def test_embedders_travel_to_other_processes() -> None:
     assert pickle.loads(pickle.dumps(HashEmbedder(32))).name == "hash-ngram-32"
-    model = pickle.loads(pickle.dumps(MiniLMEmbedder(threads=2, batch_size=3)))
-    assert (model.threads, model.batch_size) == (2, 3)
+    model = pickle.loads(pickle.dumps(MiniLMEmbedder(threads=2, run_tokens=99)))
+    assert (model.threads, model.run_tokens) == (2, 99)
 
 
 def test_hashes_do_not_depend_on_the_process() -> None:
@@ -191,5 +192,5 @@ def test_sizes_must_make_sense(size: Any) -> None:
         HashEmbedder(size)
     with pytest.raises(ConfigurationError, match="threads"):
         MiniLMEmbedder(threads=size)
-    with pytest.raises(ConfigurationError, match="batch_size"):
-        MiniLMEmbedder(batch_size=size)
+    with pytest.raises(ConfigurationError, match="run_tokens"):
+        MiniLMEmbedder(run_tokens=size)
