@@ -43,7 +43,7 @@ def write_export(store: LongTermMemory, file: Path) -> int:
         {**asdict(memory), "versions": [asdict(version) for version in store.history(memory.id)]} for memory in memories
     ]
     for row in rows:
-        del row["score"]
+        del row["score"], row["provenance"]  # of a search, and in the last version
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")

@@ -164,7 +164,8 @@ class GuardedMemory(LongTermMemory):
         """Undo changes; what would come back into sight is judged as if it were written.
 
         Raises:
-            MemoryRejected: a guard refuses or quarantines it, or it is in quarantine: a person may `release` it.
+            MemoryRejected: a guard refuses it, or would set it aside.
+            MemoryStoreError: it is in quarantine, or as for any store.
         """
         history = self._store.history(id)
         if is_set_aside(history[-1]):
@@ -353,10 +354,10 @@ class GuardedMemory(LongTermMemory):
         found = judged(self._read, memory, context)
         if found.action == "allow":
             return found.memory
-        if vouched(self._store.history(memory.id), memory.content):
-            return memory
-        if found.action == "quarantine":
-            with contextlib.suppress(MemoryNotFound):  # another thread was quicker
+        with contextlib.suppress(MemoryNotFound):  # another thread was quicker to delete or purge it
+            if vouched(self._store.history(memory.id), memory.content):
+                return memory
+            if found.action == "quarantine":
                 self._store.delete(memory.id, by=marks(found, memory.provenance))
         return None
 

@@ -165,6 +165,7 @@ GITHUB = "ghp_" + "abcdefghij0123456789abcdefghij012345"
         (KEY[:60], "[secret]"),
         ("My wifi password is Tr0ub4dor&3, yes", "My wifi password is [password] yes"),
         ("password: hunter", "password: [password]"),
+        ("password: password", "password: [password]"),
         ("Das Passwort ist geheim123!", "Das Passwort ist [password]"),
         ("La contraseña es perro99", "La contraseña es [password]"),
         ("密码是abc12345", "密码是[password]"),

@@ -30,6 +30,7 @@ _PASSWORD = re.compile(
 _CARD = re.compile(r"(?<![\w.-])[2-6](?:[ -]?[0-9]){12,18}(?![\w-])")
 _IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b")
 _PIECE = re.compile(r".{1,1000}(?=\s|\Z)|.{1,1000}", re.DOTALL)
+_LONG_WORD = re.compile(r"\S{10}")  # no token worth hiding is shorter
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
@@ -81,13 +82,20 @@ def _secrets(text: str) -> str:
 
 def _without_tokens(piece: re.Match[str]) -> str:
     text = piece[0]
+    if not _LONG_WORD.search(text):
+        return text
     for pattern in _token_patterns():
         text = pattern.sub("[secret]", text)
     return text
 
 
 def _passwords(text: str) -> str:
-    return _PASSWORD.sub(lambda found: found[0].replace(found["given"] or found["said"], "[password]"), text)
+    return _PASSWORD.sub(_without_password, text)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    start = max(found.start("given"), found.start("said")) - found.start()  # -1 where a group has no part in it
+    return f"{found[0][:start]}[password]"
 
 
 def _cards(text: str) -> str:
