@@ -9,7 +9,10 @@ AgeMemError
 │   ├── MemoryNotFound      no entry with this id in this scope
 │   ├── MemoryExists        an entry with this id, which a new one cannot have
 │   ├── StoreLocked         another process holds the folder
-│   └── EmbedderMismatch    the store was built with another embedding model
+│   ├── EmbedderMismatch    the store was built with another embedding model
+│   └── MemoryRejected      a guard refused an entry; nothing was stored
+│       └── MemoryQuarantined  a guard set it aside: stored, but out of sight until it is released
+├── GuardError              a guard raised or gave no verdict; names the guard
 ├── ToolError               a policy's mistake; becomes an observation, never a crash
 ├── RewardError             a reward term or judge raised; names the term
 ├── TrainingError           a training run that cannot learn; says what may help
@@ -62,6 +65,32 @@ class StoreLocked(MemoryStoreError):
 
 class EmbedderMismatch(MemoryStoreError):
     """The store was built with another embedding model."""
+
+
+class MemoryRejected(MemoryStoreError):
+    """A guard refused an entry: nothing was stored. `guard` is its name, `reason` what it found."""
+
+    def __init__(self, guard: str, reason: str) -> None:
+        super().__init__(guard, reason)
+        self.guard, self.reason = guard, reason
+
+    def __str__(self) -> str:
+        return f"refused by {self.guard}: {self.reason}"
+
+
+class MemoryQuarantined(MemoryRejected):
+    """A guard set an entry aside: it is stored under `id`, out of sight until a person releases it."""
+
+    def __init__(self, guard: str, reason: str, id: str) -> None:
+        MemoryStoreError.__init__(self, guard, reason, id)
+        self.guard, self.reason, self.id = guard, reason, id
+
+    def __str__(self) -> str:
+        return f"put into quarantine by {self.guard}: {self.reason}"
+
+
+class GuardError(AgeMemError):
+    """A guard raised, or gave no verdict; the message names it."""
 
 
 class ToolError(AgeMemError):

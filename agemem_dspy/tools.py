@@ -4,7 +4,8 @@ Every call, good or bad, becomes one `ToolEvent` in an append-only log. A call t
 impossible changes nothing and is answered by an observation that says how to mend it.
 Deviations from the paper: 1. the task's question and the message that issued a call are never summarized
 or filtered away; 2. ids are shown as short aliases (m1, m2, …); 3. a filter that matches nothing is a failed
-call; 4. the paper's tool names and argument spellings are accepted as aliases and noted.
+call; 4. the paper's tool names and argument spellings are accepted as aliases and noted; 5. a retrieved memory
+is one line, whatever it holds (see `memory.fence`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
 from pydantic import ValidationError
 
-from agemem_dspy.errors import ConfigurationError, MemoryStoreError, ToolError
+from agemem_dspy.errors import ConfigurationError, MemoryRejected, MemoryStoreError, ToolError
 from agemem_dspy.memory.checks import checked_metadata, checked_text, checked_where
 from agemem_dspy.memory.embedder import similarity
+from agemem_dspy.memory.fence import fenced
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import Message, ShortTermMemory
 from agemem_dspy.signatures import (
@@ -31,7 +33,7 @@ from agemem_dspy.signatures import (
     canonical_call,
     tool_from_signature,
 )
-from agemem_dspy.types import Memory, Stage, ToolEvent
+from agemem_dspy.types import Memory, Provenance, Stage, ToolEvent
 
 READ_TOOLS = frozenset({"retrieve_memory"})
 
@@ -87,6 +89,7 @@ class MemoryToolkit:
         self._events: list[ToolEvent] = []
         self._alias_of: dict[str, str] = {}
         self._id_of: dict[str, str] = {}
+        self._source = Provenance(role="user", channel="conversation", trust="trusted")
         operations = operations or {name: MemoryOperation(signature) for name, signature in OPERATIONS.items()}
         self._arguments = {name: argument_model(op.signature) for name, op in operations.items()}
         self._own = {name: tool_from_signature(name, op.signature, _driven) for name, op in operations.items()}
@@ -173,7 +176,10 @@ class MemoryToolkit:
                 return (yield from self._summarize(values.span, summarize, call_message))
             case "filter_context":
                 return self._filter(values.criteria, call_message)
-        return self._long_term(name, values)
+        try:
+            return self._long_term(name, values)
+        except MemoryRejected as error:  # what a guard refuses is the policy's mistake, a guard that fails is not
+            raise ToolError(f"{name}: {error}") from error
 
     def _long_term(self, name: str, values: Any) -> _Outcome:
         store = self.long_term
@@ -206,11 +212,15 @@ class MemoryToolkit:
         """Return what an entry's history says of a change: the tool, where it was called, what was said before it."""
         told = (m.content for m in reversed(self.short_term.messages) if m.kind in ("message", "question"))
         said = next(told, "").replace("\x00", "").encode(errors="ignore").decode()
-        return {"tool": tool, "stage": int(self.stage), "turn": self.turn, "round": self.round, "said": said}
+        where = {"tool": tool, "stage": int(self.stage), "turn": self.turn, "round": self.round, "said": said}
+        return {**where, **self._source.by()}
 
     def _retrieve(self, query: str, top_k: int, where: Mapping[str, Any]) -> _Outcome:
         found = self.long_term.search(query, top_k=top_k, where=dict(where) or None)
-        lines = [f"{self.alias(memory)}: {memory.content}" for memory in found]
+        for memory in found:
+            if memory.provenance.trust == "untrusted":
+                self._source = replace(memory.provenance, channel="memory")
+        lines = [f"{self.alias(memory)}: {fenced(memory.content)}" for memory in found]
         text = "\n".join(lines) if lines else "no memories found"
         return _Outcome(text, tuple(m.id for m in found), tuple(m.content for m in found))
 
@@ -256,6 +266,8 @@ class MemoryToolkit:
         return _Outcome(f"removed {len(matching)} messages", (), tuple(m.content for m in matching))
 
     def _invoke(self, tool: dspy.Tool, arguments: dict[str, Any]) -> Generator[Any, Any, _Outcome]:
+        # What the agent writes from now on may be the tool's words: nobody vouches for them.
+        self._source = Provenance(role="tool", channel=f"tool {tool.name}", trust="untrusted")
         try:
             result = yield Invoke(tool, arguments)
             return _Outcome(result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False))

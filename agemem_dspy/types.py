@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,44 @@ class StopReason(enum.StrEnum):
     CONTEXT_OVERFLOW = "context_overflow"
 
 
+SourceRole = Literal["user", "assistant", "tool", "system"]
+Trust = Literal["trusted", "untrusted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where an entry's words come from: what a guard goes by.
+
+    `role` is whose words they are, `channel` the way they came ("conversation", a tool's name, a command), and `trust`
+    whether the person whose memories these are, or code of theirs, said them. What nobody vouches for is untrusted.
+    """
+
+    role: SourceRole = "system"
+    channel: str = "unknown"
+    trust: Trust = "untrusted"
+
+    @classmethod
+    def of(cls, by: Mapping[str, Any]) -> Provenance:
+        """Read it out of the `by` of a `Version`; where a part is missing or malformed, nobody vouches."""
+        found: dict[str, Any] = {name: by.get(name) for name in ("role", "channel", "trust")}
+        return cls(
+            role=found["role"] if found["role"] in get_args(SourceRole) else "system",
+            channel=found["channel"] if isinstance(found["channel"], str) and found["channel"] else "unknown",
+            trust=found["trust"] if found["trust"] in get_args(Trust) else "untrusted",
+        )
+
+    def by(self) -> dict[str, str]:
+        """Return it as keys of a `by`, from which `of` reads it again."""
+        return {"role": self.role, "channel": self.channel, "trust": self.trust}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """One long-term entry. `score` is a cosine similarity, set only on search results. Times are ISO 8601, UTC."""
+    """One long-term entry.
+
+    `score` is a cosine similarity, set only on search results. Times are ISO 8601, UTC. `provenance` is that of its
+    last change.
+    """
 
     id: str
     content: str
@@ -46,6 +81,7 @@ class Memory:
     updated_at: str = ""
     expires_at: str | None = None
     score: float | None = None
+    provenance: Provenance = Provenance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

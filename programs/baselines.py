@@ -13,6 +13,7 @@ from dspy.signatures.signature import ensure_signature
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.memory.fence import fenced
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.short_term import Message, ShortTermMemory
 from agemem_dspy.policy.recorder import record
@@ -142,7 +143,7 @@ class RetrieveOnlyAgent(Program):
         task = task_message(self.signature, inputs)
         context.append(Message(role="user", content=task, kind="question"))
         event = yield from toolkit.run("retrieve_memory", {"query": task, "top_k": self.top_k})
-        found = "\n".join(event.contents)
+        found = "\n".join(fenced(content) for content in event.contents)
         if found:
             context.append(Message(role="tool", content=found, kind="retrieved"))
         asked = {**inputs, "memories": found or "nothing"}

@@ -27,7 +27,7 @@ from agemem_dspy.memory.checks import (
 from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.lexical import ranking_score, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.types import Embedder, Memory, Provenance, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
 
@@ -162,7 +162,12 @@ class InMemoryStore(LongTermMemory):
 
     def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
         new = dataclasses.replace(
-            memory, content=last.content, metadata=last.metadata, updated_at=last.at, expires_at=last.expires_at
+            memory,
+            content=last.content,
+            metadata=last.metadata,
+            updated_at=last.at,
+            expires_at=last.expires_at,
+            provenance=Provenance.of(last.by),
         )
         with self._lock:
             self._entries()[memory.id] = (new, [*versions, last])

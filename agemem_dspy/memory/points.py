@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from agemem_dspy.memory.checks import Scalar
 from agemem_dspy.memory.connection import SCHEMA_VERSION
-from agemem_dspy.types import Embedder, Memory, Version
+from agemem_dspy.types import Embedder, Memory, Provenance, Version
 
 PREFIX = "agemem-"
 MEANING, WORDS = "meaning", "words"  # the vectors of a point
@@ -129,6 +129,7 @@ def memory_of(memory_id: str, payload: Mapping[str, Any], score: float | None = 
         updated_at=payload["updated_at"],
         expires_at=payload["expires_at"],
         score=score,
+        provenance=Provenance.of(payload["by"]),
     )
 
 

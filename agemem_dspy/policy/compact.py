@@ -3,6 +3,9 @@
 A step is `<think>…</think>` (left out when empty), then `<tool_call>[{"name", "arguments"}]</tool_call>` or
 `<answer>…</answer>`. Deviation 1: a missing closing tag, a single object in place of the array and text after the
 step are accepted, and noted on the tape.
+
+Retrieved memories are fenced by the toolkit, a line each. That they are data is said in the description of `context`,
+which this format leaves out to save tokens: a policy of this size learns it from its training, not from a sentence.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ class PolicyEngine:
         eos = self.model.generation_config.eos_token_id
         stops = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
         self.stop_ids = frozenset(int(token) for token in stops if token is not None)
+        self._marks = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special and len(str(t)) > 1]
         _living[self.name, loaded.sha256] = self
 
     # Weights
@@ -161,10 +162,19 @@ class PolicyEngine:
     # Text and tokens
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> TokenIds:
-        """Return the prompt's token ids (P,): the chat template with the assistant's turn opened."""
-        turns = [dict(message) for message in messages]
+        """Return the prompt's token ids (P,): the chat template with the assistant's turn opened.
+
+        The template's own marks are broken up in what the messages say, so that no text ends its turn or opens another.
+        """
+        turns = [{**message, "content": self._without_marks(message["content"])} for message in messages]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+
+    def _without_marks(self, text: str) -> str:
+        for mark in self._marks:
+            if mark in text:
+                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
 
     def encode_completion(self, text: str) -> TokenIds:
         """Return a completion's token ids (T,), closed by the stop token."""
