@@ -18,7 +18,7 @@ require_links()  # before the first import from a room, so that a broken checkou
 from agemem_dspy.data import load_dataset  # noqa: E402
 from agemem_dspy.errors import AgeMemError  # noqa: E402
 from agemem_dspy.evaluation import EvaluationResult, evaluate  # noqa: E402
-from agemem_dspy.memory import LongTermMemory  # noqa: E402
+from agemem_dspy.memory import GuardedMemory, LongTermMemory  # noqa: E402
 from agemem_dspy.policy.compact import CompactAdapter  # noqa: E402
 from agemem_dspy.programs import (  # noqa: E402
     AgeMemAgent,
@@ -33,6 +33,7 @@ from agemem_dspy.types import (  # noqa: E402
     Embedder,
     Group,
     Memory,
+    Provenance,
     Stage,
     Step,
     StopReason,
@@ -53,9 +54,11 @@ __all__ = [
     "Embedder",
     "EvaluationResult",
     "Group",
+    "GuardedMemory",
     "LongTermMemory",
     "Memory",
     "NoMemoryAgent",
+    "Provenance",
     "RetrieveOnlyAgent",
     "RewardWeights",
     "Stage",

@@ -70,7 +70,7 @@ class ThreeStageEpisode(Program):
             return self.agent.prediction(session)
 
     def _store(self) -> LongTermMemory:
-        return LongTermMemory.open(":memory:", embedder=self.agent.memory.embedder)
+        return self.agent.memory.blank()
 
     def _play(
         self, session: Session, messages: Sequence[str], distractors: Sequence[str], inputs: dict[str, Any]

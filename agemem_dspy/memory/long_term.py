@@ -64,6 +64,11 @@ class LongTermMemory(ABC):
         """
         from agemem_dspy.memory.qdrant import QdrantMemory
 
+        try:
+            if isinstance(where, str | os.PathLike):
+                os.fsencode(where)
+        except UnicodeEncodeError as error:
+            raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
         if embedder is None:
             from agemem_dspy.memory.embedder import default_embedder
 
@@ -232,6 +237,10 @@ class LongTermMemory(ABC):
     @abstractmethod
     def scoped(self, user_id: str) -> LongTermMemory:
         """Return another user's view of the same store; it stays open when this one is closed."""
+
+    def blank(self) -> LongTermMemory:
+        """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
+        return LongTermMemory.open(":memory:", embedder=self.embedder)
 
     @abstractmethod
     def close(self) -> None:

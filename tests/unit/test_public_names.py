@@ -13,9 +13,9 @@ import agemem_dspy
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = """
-    AgeMemAgent AgeMemError CompactAdapter Completion Embedder EvaluationResult Group LongTermMemory Memory
-    NoMemoryAgent RetrieveOnlyAgent RewardWeights Stage Step StopReason ThreeStageEpisode ToolEvent Trajectory
-    TrajectoryReward evaluate load load_dataset local_lm
+    AgeMemAgent AgeMemError CompactAdapter Completion Embedder EvaluationResult Group GuardedMemory
+    LongTermMemory Memory NoMemoryAgent Provenance RetrieveOnlyAgent RewardWeights Stage Step StopReason
+    ThreeStageEpisode ToolEvent Trajectory TrajectoryReward evaluate load load_dataset local_lm
 """.split()
 
 

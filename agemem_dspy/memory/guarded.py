@@ -1,0 +1,336 @@
+"""GuardedMemory: a long-term memory behind guards, and its quarantine.
+
+The guards stand before the store, not in the agent: the six tools, the command line, an import and library code all
+reach the entries through the same methods, and whoever is handed a `GuardedMemory` has no other. A guard that the
+agent held would be passed by everything that writes without an agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NoReturn
+
+from typing_extensions import override
+
+from agemem_dspy.errors import MemoryNotFound, MemoryQuarantined, MemoryRejected, MemoryStoreError
+from agemem_dspy.memory.checks import (
+    MAX_TOP_K,
+    Moment,
+    Scalar,
+    SearchMode,
+    checked_metadata,
+    checked_moment,
+    checked_text,
+    checked_top_k,
+    checked_versions,
+)
+from agemem_dspy.memory.guards import Guard, GuardContext, read_guards, write_guards
+from agemem_dspy.memory.guards.limits import AddLog
+from agemem_dspy.memory.guards.verdict import Judgement, Operation, judged
+from agemem_dspy.memory.long_term import LongTermMemory, state_before
+from agemem_dspy.memory.quarantine import (
+    QUARANTINE,
+    RELEASED,
+    Quarantined,
+    is_set_aside,
+    marks,
+    now,
+    quarantined,
+    set_aside,
+    vouched,
+)
+from agemem_dspy.types import Embedder, Memory, Provenance, Version
+
+
+class GuardedMemory(LongTermMemory):
+    """Any store, behind guards: `GuardedMemory(LongTermMemory.open("memories/"))`.
+
+    Write guards judge what `add`, `update` and `insert` would store and what `undo` and `restore` would bring back;
+    what they reject is not stored and raises `MemoryRejected`. What they quarantine is stored out of sight and
+    raises `MemoryQuarantined`; an update leaves the entry as it was meanwhile. Read guards judge what `search` has
+    found: what they reject is not returned, what they quarantine is out of sight from then on, and the next best take
+    its place. `all` and `get` are for the person whose memories these are, and not judged.
+
+    Args:
+        store: what is guarded; it is closed with this view.
+        write: `guards.write_guards()` when left out.
+        read: `guards.read_guards()` when left out.
+        clock: seconds, for `RateLimit`.
+        adds: how much was added, where views share it (see `scoped`).
+    """
+
+    def __init__(
+        self,
+        store: LongTermMemory,
+        *,
+        write: Iterable[Guard] | None = None,
+        read: Iterable[Guard] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        adds: AddLog | None = None,
+    ) -> None:
+        self._store = store
+        self._write = write_guards() if write is None else tuple(write)
+        self._read = read_guards() if read is None else tuple(read)
+        self._clock = clock
+        self._adds = adds or AddLog(clock)
+
+    @property
+    @override
+    def user_id(self) -> str:
+        return self._store.user_id
+
+    @property
+    @override
+    def embedder(self) -> Embedder:
+        return self._store.embedder
+
+    @override
+    def add(
+        self,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        memory_type: str = "general",
+        *,
+        expires_at: Moment | None = None,
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
+        self._adds.note(self.user_id)
+        new = Memory(
+            id="",
+            content=checked_text(content, "content"),
+            metadata=checked_metadata(metadata),
+            memory_type=checked_text(memory_type, "memory_type"),
+            expires_at=checked_moment(expires_at),
+        )
+        found = self._judged("add", new, checked_metadata(by))
+        if found.action == "quarantine":
+            self._set_aside(found)
+        kept = found.memory
+        return self._store.add(kept.content, kept.metadata, memory_type, expires_at=expires_at, by=found.by)
+
+    @override
+    def update(
+        self,
+        id: str,
+        content: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        expires_at: Moment | Literal["keep"] | None = "keep",
+        by: Mapping[str, Any] | None = None,
+    ) -> Memory:
+        before = self._store.get(id)
+        until = before.expires_at if expires_at == "keep" else checked_moment(expires_at)
+        new = dataclasses.replace(
+            before, content=checked_text(content, "content"), metadata=checked_metadata(metadata), expires_at=until
+        )
+        found = self._judged("update", new, checked_metadata(by), before=before)
+        if found.action == "quarantine":
+            self._set_aside(found, updates=id)
+        return self._store.update(id, found.memory.content, found.memory.metadata, expires_at=expires_at, by=found.by)
+
+    @override
+    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+        """Take an entry over; every version is judged, as coming from somewhere else, whatever it says of its maker.
+
+        Raises:
+            MemoryRejected: a version was refused; nothing was stored.
+            MemoryQuarantined: a version was suspicious: the entry is stored with its history, out of sight.
+        """
+        kept: list[Version] = []
+        worst: Judgement | None = None
+        source = Provenance(channel="import")
+        for version in checked_versions(versions):
+            entry = Memory(id=id, content=version.content, metadata=version.metadata, memory_type=memory_type)
+            found = self._judged("add", entry, version.by, source=source)
+            worst = found if found.action == "quarantine" and worst is None else worst
+            text = found.memory
+            kept.append(dataclasses.replace(version, content=text.content, metadata=text.metadata, by=found.by))
+        if worst is None or not kept[-1].live:
+            return self._store.insert(id, kept, memory_type)
+        self._store.insert(id, [*kept, set_aside(kept[-1], worst, source)], memory_type)
+        raise MemoryQuarantined(worst.guard, worst.reason, id)
+
+    @override
+    def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:
+        """Undo changes; what would come back into sight is judged as if it were written.
+
+        Raises:
+            MemoryRejected: a guard refuses it, or would set it aside.
+            MemoryStoreError: it is in quarantine, or as for any store.
+        """
+        history = self._store.history(id)
+        if is_set_aside(history[-1]):
+            raise MemoryStoreError(f"The memory {id!r} is in quarantine: look at it and release it, or purge it.")
+        former = state_before(history, changes)
+        if former.live and not vouched(history, former.content):
+            entry = Memory(id=id, content=former.content, metadata=former.metadata)
+            found = self._judged("update", entry, former.by)
+            if found.action != "allow" or found.memory != entry:
+                reason = found.reason or "what would come back holds something that is not stored any more"
+                raise MemoryRejected(found.guard or "the guards", reason)
+        return self._store.undo(id, changes=changes, by=by)
+
+    @override
+    def search(
+        self,
+        query: str,
+        top_k: int = 3,
+        where: Mapping[str, Scalar] | None = None,
+        *,
+        mode: SearchMode = "hybrid",
+    ) -> list[Memory]:
+        wanted = fetch = checked_top_k(top_k)
+        seen: dict[str, Memory | None] = {}
+        while True:
+            found = self._store.search(query, fetch, where, mode=mode)
+            for memory in found:
+                if memory.id not in seen:
+                    seen[memory.id] = self._shown(memory, query)
+            shown = [allowed for one in found if (allowed := seen[one.id]) is not None]
+            if len(shown) >= wanted or len(found) < fetch or fetch == MAX_TOP_K:
+                return shown[:wanted]
+            fetch = min(2 * fetch, MAX_TOP_K)
+
+    def quarantined(self) -> list[Quarantined]:
+        """Return what waits for a person, oldest first."""
+        waiting = [memory for memory in self._store.removed() if memory.provenance.channel == QUARANTINE]
+        return [quarantined(memory, self._store.history(memory.id)[-1].by) for memory in waiting]
+
+    def release(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory:
+        """Bring an entry out of quarantine on a person's word: no guard is asked about this text again.
+
+        An update that was set aside changes its entry now; where that is gone, it becomes an entry of its own.
+
+        Raises:
+            MemoryNotFound: as for `history`.
+            MemoryStoreError: it is not in quarantine.
+        """
+        history = self._store.history(id)
+        if not is_set_aside(history[-1]):
+            raise MemoryStoreError(f"The memory {id!r} is not in quarantine: there is nothing to release.")
+        maker = {**(by or {}), **Provenance(role="user", channel=RELEASED, trust="trusted").by()}
+        target, text = history[-1].by.get("updates"), history[-1]
+        if target:
+            with contextlib.suppress(MemoryNotFound):
+                changed = self._store.update(target, text.content, text.metadata, expires_at=text.expires_at, by=maker)
+                self._store.purge(id)
+                return changed
+        return self._store.restore(id, by=maker)
+
+    @override
+    def scoped(self, user_id: str) -> GuardedMemory:
+        """Return another user's view, behind the same guards; the views count together what a user adds."""
+        store = self._store.scoped(user_id)
+        return GuardedMemory(store, write=self._write, read=self._read, clock=self._clock, adds=self._adds)
+
+    @override
+    def blank(self) -> GuardedMemory:
+        return GuardedMemory(self._store.blank(), write=self._write, read=self._read, clock=self._clock)
+
+    @override
+    def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
+        self._store.delete(id, by=by)
+
+    @override
+    def history(self, id: str) -> list[Version]:
+        return self._store.history(id)
+
+    @override
+    def removed(self) -> list[Memory]:
+        return self._store.removed()
+
+    @override
+    def purge(self, id: str) -> None:
+        self._store.purge(id)
+
+    @override
+    def purge_expired(self) -> int:
+        return self._store.purge_expired()
+
+    @override
+    def forget_user(self) -> int:
+        return self._store.forget_user()
+
+    @override
+    def get(self, id: str) -> Memory:
+        return self._store.get(id)
+
+    @override
+    def all(self) -> list[Memory]:
+        return self._store.all()
+
+    @override
+    def count(self) -> int:
+        return self._store.count()
+
+    @override
+    def close(self) -> None:
+        self._store.close()
+
+    def __repr__(self) -> str:
+        return f"GuardedMemory({self._store!r})"
+
+    def _judged(
+        self,
+        operation: Operation,
+        memory: Memory,
+        by: Mapping[str, Any],
+        *,
+        before: Memory | None = None,
+        source: Provenance | None = None,
+    ) -> Judgement:
+        """Ask the write guards.
+
+        Raises:
+            MemoryRejected: one refuses.
+        """
+        context = GuardContext(
+            operation=operation,
+            user_id=self.user_id,
+            provenance=source or Provenance.of(by),
+            by=by,
+            before=before,
+            added=lambda seconds: self._adds.count(self.user_id, seconds),
+        )
+        found = judged(self._write, memory, context)
+        if found.action == "reject":
+            raise MemoryRejected(found.guard, found.reason)
+        return found
+
+    def _set_aside(self, found: Judgement, *, updates: str = "") -> NoReturn:
+        """Store what was judged out of sight, in one write, and tell.
+
+        Raises:
+            MemoryQuarantined: always.
+        """
+        memory, id = found.memory, str(uuid.uuid4())
+        version = Version(
+            change="add",
+            content=memory.content,
+            metadata=memory.metadata,
+            expires_at=memory.expires_at,
+            at=now(),
+            by=found.by,
+        )
+        hidden = set_aside(version, found, Provenance.of(found.by), updates=updates)
+        self._store.insert(id, [version, hidden], memory.memory_type)
+        raise MemoryQuarantined(found.guard, found.reason, id)
+
+    def _shown(self, memory: Memory, query: str) -> Memory | None:
+        """Return a memory as the read guards let it be seen, None where they do not."""
+        context = GuardContext(
+            operation="retrieve", user_id=self.user_id, provenance=memory.provenance, before=memory, query=query
+        )
+        found = judged(self._read, memory, context)
+        if found.action == "allow":
+            return found.memory
+        with contextlib.suppress(MemoryNotFound):  # another thread was quicker to delete or purge it
+            if vouched(self._store.history(memory.id), memory.content):
+                return memory
+            if found.action == "quarantine":
+                self._store.delete(memory.id, by=marks(found, memory.provenance))
+        return None
