@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from agemem_dspy.cli import chat, episodes, memory, models, training, tuning
+from agemem_dspy.cli import chat, episodes, memory, models, quarantine, training, tuning
 from agemem_dspy.cli.output import Interrupted, report
 from agemem_dspy.errors import AgeMemError
 
@@ -26,6 +26,7 @@ app.command(epilog=episodes.RUN_EXAMPLE)(episodes.run)
 app.command("eval", epilog=episodes.EVAL_EXAMPLE)(episodes.evaluate)
 app.command("compile", epilog=training.EXAMPLE)(training.compile_program)
 app.command(epilog=tuning.EXAMPLE)(tuning.tune)
+memory.app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(memory.app, name="memory")
 app.add_typer(models.app, name="models")
 

@@ -12,13 +12,14 @@ import typer
 
 from agemem_dspy.cli.memory_file import missing_rows, read_export, take_over, write_export
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
-from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.errors import MemoryQuarantined, MemoryRejected, MemoryStoreError
+from agemem_dspy.types import Provenance
 
 if TYPE_CHECKING:
-    from agemem_dspy.memory.long_term import LongTermMemory
+    from agemem_dspy.memory import GuardedMemory
     from agemem_dspy.types import Memory
 
-app = typer.Typer(help="List, search, add, forget, undo, purge, export and import what is remembered.")
+app = typer.Typer(help="List, search, add, forget, undo, purge, export, import, look through what is in quarantine.")
 
 WhereOption = Annotated[
     str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
@@ -27,8 +28,8 @@ UserOption = Annotated[str, typer.Option("--user", help="Whose memories.")]
 DEFAULT_WHERE = "memories"
 
 
-def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
-    """Open a user's memories.
+def open_memory(where: str, user: str, *, create: bool) -> GuardedMemory:
+    """Open a user's memories, behind the guards that are shipped.
 
     Args:
         create: make the folder when it is missing.
@@ -41,9 +42,9 @@ def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
         raise MemoryStoreError("':memory:' is gone when the command ends; give --where FOLDER or the URL of a server")
     if not create and not is_url and "://" not in where and not Path(where).expanduser().is_dir():
         raise MemoryStoreError(f"there is no memory folder {where!r}; name one that 'agemem chat' or 'memory add' made")
-    from agemem_dspy.memory import LongTermMemory
+    from agemem_dspy.memory import GuardedMemory, LongTermMemory
 
-    return LongTermMemory.open(where, user_id=user)
+    return GuardedMemory(LongTermMemory.open(where, user_id=user))
 
 
 def show_memories(out: Output, memories: Sequence[Memory]) -> None:
@@ -122,7 +123,8 @@ def add(
     """Remember one fact and print its id."""
     labels = parse_labels(label or (), "--label")
     with output(as_json) as out, open_memory(where, user, create=True) as store:
-        memory = store.add(content, labels, kind, expires_at=expires, by={"tool": "agemem memory add"})
+        typed = Provenance(role="user", channel="agemem memory add", trust="trusted")
+        memory = store.add(content, labels, kind, expires_at=expires, by={"tool": typed.channel, **typed.by()})
         out.say(memory.id)
         out.result({"user": user, "memory": asdict(memory)})
 
@@ -230,17 +232,30 @@ def import_memories(
     """Add the memories of a file that are not there yet; importing twice adds nothing.
 
     Entries of an export keep their ids and histories. A line is skipped when its id is known here, forgotten entries
-    included, or when an entry has the same content, type and labels.
+    included, or when an entry has the same content, type and labels. What looks like an order to the agent goes into
+    quarantine, what is too large is refused.
     """
     with output(as_json) as out:
         rows = read_export(file)
         with open_memory(where, user, create=True) as store:
             new = missing_rows(rows, [*store.all(), *store.removed()])
             ids: dict[str, str] = {}
+            set_aside, refused = 0, []
             kept = f"what was added is kept in {where}; the same command adds the rest"
             with keeping(kept), out.progress() as bar:
                 for row in bar.track(new, description="importing"):
-                    ids[row.id] = take_over(store, row)
-        out.say(f"added {len(new)} memories, skipped {len(rows) - len(new)} that were there")
+                    try:
+                        ids[row.id] = take_over(store, row)
+                    except MemoryQuarantined as found:
+                        ids[row.id], set_aside = found.id, set_aside + 1
+                    except MemoryRejected as found:
+                        refused.append({"id": row.id, "error": str(found)})
+        added, skipped = len(new) - len(refused), len(rows) - len(new)
+        out.say(f"added {added} memories, skipped {skipped} that were there")
+        if set_aside:
+            out.note(f"{set_aside} of them are in quarantine: see 'agemem memory quarantine list'")
+        for one in refused:
+            out.note(f"not added: {one['id'] or 'a line without an id'}: {one['error']}")
         ids.pop("", None)
-        out.result({"user": user, "added": len(new), "skipped": len(rows) - len(new), "ids": ids})
+        counts = {"added": added, "skipped": skipped, "quarantined": set_aside}
+        out.result({"user": user, **counts, "refused": refused, "ids": ids})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def write_export(store: LongTermMemory, file: Path) -> int:
         {**asdict(memory), "versions": [asdict(version) for version in store.history(memory.id)]} for memory in memories
     ]
     for row in rows:
-        del row["score"]
+        del row["score"], row["provenance"]  # of a search, and in the last version
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
@@ -58,16 +59,24 @@ def write_export(store: LongTermMemory, file: Path) -> int:
 
 
 def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
-    """Store one line of an export and return its id: the one it had, unless it names none or somebody else has it."""
-    if row.versions:
-        try:
-            store.insert(row.id, row.versions, row.memory_type)
+    """Store one line of an export and return its id: the one it had, unless it names none or somebody else has it.
+
+    Raises:
+        MemoryRejected: a guard of the store refused it, or set it aside.
+    """
+    from agemem_dspy.types import Provenance, Version
+
+    versions = row.versions
+    if not versions:
+        by = {"tool": "agemem memory import", "id": row.id, **Provenance(channel="import").by()}
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        versions = (Version(change="add", content=row.content, metadata=row.metadata, at=now, by=by),)
+    elif row.id:
+        with contextlib.suppress(MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
+            store.insert(row.id, versions, row.memory_type)
             return row.id
-        except (MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
-            store.insert(new := str(uuid.uuid4()), row.versions, row.memory_type)
-            return new
-    maker = {"tool": "agemem memory import", "id": row.id}
-    return store.add(row.content, row.metadata, row.memory_type, by=maker).id
+    store.insert(new := str(uuid.uuid4()), versions, row.memory_type)
+    return new
 
 
 def read_export(file: Path) -> list[ExportedMemory]:
@@ -86,7 +95,7 @@ def read_export(file: Path) -> list[ExportedMemory]:
         if line.strip():
             try:
                 raw = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
             if isinstance(raw, dict) and set(raw) == {"count", "sha256"}:
                 if hashlib.sha256(before.encode()).hexdigest() != raw["sha256"] or len(rows) != raw["count"]:

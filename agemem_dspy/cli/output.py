@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+# Control characters, which a stored text may hold to move a terminal's cursor or rename its window, are spelt out.
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines; progress goes to stderr.")]
 
 
@@ -45,11 +48,11 @@ class Output:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Show people one text, unbroken, so that a pipe sees whole lines."""
-        self.console.print(text, style=style, soft_wrap=True)
+        self.console.print(text.translate(_VISIBLE), style=style, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Write one line of progress to stderr."""
-        self.notes.print(text, style="dim", soft_wrap=True)
+        self.notes.print(text.translate(_VISIBLE), style="dim", soft_wrap=True)
 
     def progress(self) -> Progress:
         """Return a progress display on stderr: text, bar, count, time."""
@@ -78,7 +81,7 @@ def keeping(what: str) -> Iterator[None]:
 
 def report(message: str, kind: str, *, as_json: bool) -> None:
     """Print an error as one line on stderr, and as a JSON object on stdout when JSON was asked for."""
-    line = " ".join(message.split())
+    line = " ".join(message.split()).translate(_VISIBLE)
     sys.stderr.write(f"{'interrupted' if kind == 'Interrupted' else 'error'}: {line}\n")
     if as_json:
         sys.stdout.write(json.dumps({"error": line, "type": kind}, ensure_ascii=False) + "\n")
