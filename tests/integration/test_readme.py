@@ -97,10 +97,14 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
 
 def test_the_python_of_the_memory_page_runs(here: Path) -> None:
     scope: dict[str, Any] = {"am": am}
-    (code,) = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    history, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
     try:
-        exec(compile(code, "memory.md", "exec"), scope)
+        exec(compile(history, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
+        exec(compile(safety, "memory.md", "exec"), scope)
+        assert [one.content for one in scope["guarded"].all()] == ["home airport: Lyon", "wifi password: [password]"]
+        assert scope["waiting"].reason == "it revokes instructions"
+        assert scope["agent"].memory is scope["guarded"]
     finally:
         scope["memory"].close()
