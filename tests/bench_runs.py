@@ -101,7 +101,7 @@ def played(
         if judge is not None:
             judged = [{"id": row["id"], "judge": row["answer"]} for row in rows]
             write_rows(folder / "judged" / slug(judge) / f"{cell.file}.jsonl", judged)
-        run.finish(cell, n=len(rows), model="m")
+        run.finish(cell, n=len(rows), model="m", parameters=2_500_000)
     return folder
 
 

@@ -258,17 +258,24 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
     found = []
     for problem in error.errors():
         place: Any = raw
-        path = []
+        path = ""
         for part in problem["loc"]:
-            place = place[part] if isinstance(place, list) and isinstance(part, int) and part < len(place) else (
-                place.get(part) if isinstance(place, Mapping) else None
-            )  # fmt: skip
-            named = place.get("name") if isinstance(part, int) and isinstance(place, Mapping) else None
-            path.append(f"[{named or part}]" if isinstance(part, int) else f".{part}")
+            place = _inside(place, part)
+            if isinstance(part, int):
+                path += f"[{_inside(place, 'name') or part}]"
+            else:
+                path += f".{part}"
         message = problem["msg"].removeprefix("Value error, ")
-        key = "".join(path).removeprefix(".")
+        key = path.removeprefix(".")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             message = "there is no such key"
         message = message[:1].lower() + message[1:]
         found.append(f"{key}: {message}" if key else message)
     return found
+
+
+def _inside(place: Any, part: int | str) -> Any:
+    """Return a part of what the file holds, None where it holds none."""
+    if isinstance(place, list) and isinstance(part, int):
+        return place[part] if part < len(place) else None
+    return place.get(part) if isinstance(place, Mapping) else None

@@ -128,7 +128,7 @@ def notes(results: BenchResults) -> list[str]:
     told = [
         f"Cells are means; intervals (95 %) resample the questions, each with its mean over the seeds. Gain and p are "
         f"{primary} against {experiment.against!r}, paired by question; p is two-sided, by sign flips.",
-        f"Model {experiment.model}; the evaluation's judge: {results.judge or 'none'}; the reward's: "
+        f"Model {experiment.model}{_size(results)}; the evaluation's judge: {results.judge or 'none'}; the reward's: "
         f"{experiment.reward_judge or 'exact match and F1'}.",
     ]
     if experiment.published is not None:
@@ -146,6 +146,11 @@ def notes(results: BenchResults) -> list[str]:
                 f"rank correlation {rho}."
             )
     return told
+
+
+def _size(results: BenchResults) -> str:
+    known = {noted["parameters"] for noted in results.noted.values() if noted.get("parameters")}
+    return f" ({max(known) / 1e6:,.1f} M parameters)" if known else ""
 
 
 def lines(results: BenchResults) -> list[dict[str, Any]]:

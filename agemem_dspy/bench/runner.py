@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.evaluation import evaluate
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.policy.choice import ChosenModel, choose_model
+from agemem_dspy.policy.lm import parameters_of
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
-from agemem_dspy.programs.methods import Method, build_method
+from agemem_dspy.programs.methods import Method, build_method, options_of
 from agemem_dspy.rewards import TrajectoryReward
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -47,7 +49,7 @@ class Bench:
         self.experiment, self.threads, self.progress = experiment, threads, progress
         self.folder = BenchFolder(path)
         self._examples: dict[str, list[dspy.Example]] = {}
-        self._models: dict[int, ChosenModel] = {}
+        self._chosen: tuple[int, ChosenModel] | None = None  # the model that is loaded, and the seed it was made with
 
     def run(self) -> None:
         """Play every cell that is not finished.
@@ -66,7 +68,7 @@ class Bench:
                 continue
             method = methods[cell.method]
             if program != (cell.method, cell.seed):
-                player = self._player(method, cell.seed)
+                player = self.player(method, cell.seed)
                 program = (cell.method, cell.seed)
             result = evaluate(
                 player,
@@ -80,7 +82,8 @@ class Bench:
                     f"{cell.world}: {cell.method}, seed {cell.seed}", done, total
                 ),
             )
-            self.folder.finish(cell, n=len(result.rows), model=player.get_lm().model)
+            lm = player.get_lm()
+            self.folder.finish(cell, n=len(result.rows), model=lm.model, parameters=parameters_of(lm))
 
     def judge(self, model: str) -> None:
         """Let a model score the answers and the stored entries of every finished cell; what it has scored is kept.
@@ -135,9 +138,10 @@ class Bench:
 
     def student(self, method: Contestant, model: ChosenModel | None = None) -> Any:
         """Return a contestant's program as it is before compiling."""
-        options = dict(method.options)
-        if method.method is Method.AGEMEM:
-            options = {"memory_tools": TOOLS[method.tools], "max_rounds": self.experiment.max_rounds, **options}
+        options: dict[str, Any] = {"memory_tools": TOOLS[method.tools]} if method.method is Method.AGEMEM else {}
+        if "max_rounds" in options_of(method.method):
+            options["max_rounds"] = self.experiment.max_rounds
+        options |= method.options
         program = build_method(method.method, adapter=model.adapter if model is not None else None, **options)
         if model is not None:
             program.set_lm(model.lm)
@@ -149,7 +153,7 @@ class Bench:
         asked = LMJudge(JudgeAnswer, lm=choose_model(judge).lm) if judge is not None else None
         return TrajectoryReward(method.weights, answer_judge=asked)
 
-    def _player(self, method: Contestant, seed: int) -> Any:
+    def player(self, method: Contestant, seed: int) -> Any:
         """Return a contestant's program, compiled when it has phases."""
         program = self.student(method, self._model(seed))
         if method.phases:
@@ -188,14 +192,17 @@ class Bench:
 
     def _model(self, seed: int) -> ChosenModel:
         """Return the model that plays with a seed; a tiny one is made when it is not there yet."""
-        key = seed if self.experiment.model == "tiny" else -1
-        if key not in self._models:
-            self._models.clear()  # one engine at a time is in memory
-            name = str(self._tiny(seed)) if self.experiment.model == "tiny" else self.experiment.model
-            self._models[key] = choose_model(
-                name, temperature=self.experiment.temperature, max_tokens=self.experiment.max_tokens
-            )
-        return self._models[key]
+        wanted = self.experiment
+        if self._chosen is not None and (wanted.model != "tiny" or self._chosen[0] == seed):
+            model = self._chosen[1]
+        else:
+            self._chosen = None  # one engine at a time is in memory
+            name = str(self._tiny(seed)) if wanted.model == "tiny" else wanted.model
+            model = choose_model(name, temperature=wanted.temperature, max_tokens=wanted.max_tokens)
+            self._chosen = (seed, model)
+        if model.is_local or wanted.temperature == 0:
+            return model
+        return replace(model, lm=model.lm.copy(rollout_id=seed))  # else DSPy's cache gives every seed the same reply
 
     def _tiny(self, seed: int) -> Path:
         folder = self.folder.path / "models" / f"tiny-{seed}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from agemem_dspy.bench.budget import Cost
 
+# As `bench.shipped` names them, without loading what plays them.
 NAMES = tuple(sorted(path.stem for path in (Path(__file__).parents[1] / "bench" / "experiments").glob("*.toml")))
 
 

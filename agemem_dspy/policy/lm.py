@@ -71,6 +71,12 @@ def local_lm(
     )
 
 
+def parameters_of(lm: object) -> int | None:
+    """Return how many parameters the model behind a `dspy.LM` has, None where it is not in this process."""
+    engine = policy_engine(lm)
+    return None if engine is None else sum(parameter.numel() for parameter in engine.model.parameters())
+
+
 def policy_engine(lm: object) -> PolicyEngine | None:
     """Return the local engine behind a `dspy.LM`, None for any other LM."""
     engine = getattr(lm, "engine", None)

@@ -6,9 +6,10 @@ Deviation: its system and user prompts are one message, which every LM of DSPy t
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from agemem_dspy.policy.recorder import record
 from agemem_dspy.programs.rivals.managed import ManagedMemoryAgent
 from agemem_dspy.programs.rivals.manager import ManagerSession
 from agemem_dspy.programs.session import Play, first_line, run
-from agemem_dspy.types import Memory
+from agemem_dspy.types import Memory, Stage
 
 _INSTALL = 'run: pip install "agemem-dspy[mem0]"'
 _USER = "user"
@@ -53,22 +54,24 @@ class Mem0Agent(ManagedMemoryAgent):
 
     def _store(self, manager: ManagerSession, messages: Sequence[str]) -> Play:
         yield from ()  # mem0 calls the LM itself
-        memory = _open(self, manager)
-        for manager.toolkit.turn, text in enumerate(messages):
-            manager.toolkit.round = 0
-            memory.llm.context = contextvars.copy_context()
-            memory.add([{"role": "user", "content": text}], user_id=_USER)
-            if memory.llm.failure is not None:
-                raise memory.llm.failure
+        with _opened(self, manager) as memory:
+            for manager.toolkit.turn, text in enumerate(messages):
+                manager.toolkit.round = 0
+                memory.llm.context = contextvars.copy_context()
+                memory.add([{"role": "user", "content": text}], user_id=_USER)
+                if memory.llm.failure is not None:
+                    raise memory.llm.failure
 
     def _recall(self, manager: ManagerSession, query: str) -> Play:
         yield from ()
-        found = _open(self, manager).search(query, user_id=_USER, limit=self.top_k)["results"]
+        with _opened(self, manager) as memory:
+            found = memory.search(query, user_id=_USER, limit=self.top_k)["results"]
         return [one["memory"] for one in found]
 
 
-def _open(agent: Mem0Agent, manager: ManagerSession) -> Any:
-    """Return a `mem0.Memory` whose LM, embedder and store are ours."""
+@contextlib.contextmanager
+def _opened(agent: Mem0Agent, manager: ManagerSession) -> Iterator[Any]:
+    """Open a `mem0.Memory` whose LM, embedder and store are ours."""
     os.environ.setdefault("MEM0_TELEMETRY", "False")
     os.environ.setdefault("MEM0_DIR", str(cache_folder() / "mem0"))  # it writes a file when it is imported
     import mem0.memory.main
@@ -76,11 +79,8 @@ def _open(agent: Mem0Agent, manager: ManagerSession) -> Any:
 
     mem0.memory.main.capture_event = _tell_nobody
     embedder = manager.toolkit.long_term.embedder
-    place = {
-        "client": QdrantClient(":memory:"),
-        "collection_name": "unused",
-        "embedding_model_dims": embedder.dimension,
-    }
+    client = QdrantClient(":memory:")
+    place = {"client": client, "collection_name": "unused", "embedding_model_dims": embedder.dimension}
     unused = {"provider": "openai", "config": {"api_key": "unused"}}
     memory = mem0.Memory.from_config(
         {
@@ -93,7 +93,11 @@ def _open(agent: Mem0Agent, manager: ManagerSession) -> Any:
     memory.llm = _Mem0LM(agent.manage.lm or dspy.settings.lm, manager)
     memory.embedding_model = SimpleNamespace(embed=lambda text, memory_action=None: embedder.embed([text])[0].tolist())
     memory.vector_store = _Mem0Store(manager)
-    return memory
+    try:
+        yield memory
+    finally:
+        memory.db.close()
+        client.close()
 
 
 def _tell_nobody(*_: Any, **__: Any) -> None:
@@ -141,7 +145,7 @@ class _Mem0Store:
     ) -> list[SimpleNamespace]:
         kit = self.manager.toolkit
         arguments = {"query": query, "top_k": limit}
-        asked = kit.stage.name == "REASON"  # before that mem0 looks what it stores already, on its own account
+        asked = kit.stage is Stage.REASON  # before that mem0 looks what it stores already, on its own account
         event = run(kit.run("retrieve_memory", arguments)) if asked else kit.recall(query, limit)
         return [_point(kit.long_term.get(id)) for id in event.memory_ids]
 

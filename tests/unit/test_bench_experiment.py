@@ -139,6 +139,26 @@ def test_the_rewards_judge_is_the_experiments(tmp_path: Path) -> None:
         assert (told["judges"], told["weights"]["task"]) == (judges, 1.0)
 
 
+def test_a_seed_of_a_remote_model_has_replies_of_its_own(tmp_path: Path) -> None:
+    """DSPy's cache would give every seed the same ones."""
+    for temperature, rollouts in ((1.0, [0, 1]), (0.0, [None])):
+        made = experiment(model="openai/gpt-4o-mini", temperature=temperature, seeds=[0, 1])
+        bench = Bench(made, tmp_path / "run")
+        lms = [bench.player(made.methods[1], seed).get_lm() for seed in made.seeds_of(made.methods[1])]
+        assert [lm.kwargs.get("rollout_id") for lm in lms] == rollouts
+
+
+def test_a_turn_has_the_experiments_rounds_for_every_method_that_has_turns(tmp_path: Path) -> None:
+    methods = [
+        {"name": "base", "method": "agemem"},
+        {"name": "rival", "method": "mem0", "options": {"short_term_tools": True}},
+        {"name": "own", "method": "langmem", "options": {"max_rounds": 4}},
+    ]
+    made = experiment(methods=methods, max_rounds=2)
+    programs = [Bench(made, tmp_path / "run").student(method) for method in made.methods]
+    assert [getattr(one, "agent", one).max_rounds for one in programs] == [2, 2, 4]
+
+
 def test_slugs_are_file_names() -> None:
     assert [slug(text) for text in ("+LT/ST/RL", "control: gold", "///")] == ["+LT-ST-RL", "control-gold", "unnamed"]
 

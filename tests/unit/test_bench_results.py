@@ -59,7 +59,7 @@ def test_the_page_shows_means_intervals_tests_and_what_differs(run: Path) -> Non
     assert row.startswith("| ours | 2 | 4 | 0.875 [")
     assert "| +0.625 [+0.250, +1.000] | 0.250 |" in row
     assert "| base | 1 | 4 | 0.250 [0.000, 0.750] |" in text
-    assert "the evaluation's judge: openai-judge" in text
+    assert "Model smollm2-135m (2.5 M parameters); the evaluation's judge: openai-judge" in text
     assert "the judge agrees with EM on 12 answers: kappa 1.000" in text
     assert "1 cells are not played yet" in text
     assert "## answer, seed by seed" in text

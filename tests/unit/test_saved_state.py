@@ -16,6 +16,8 @@ import agemem_dspy as am
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory import CachedEmbedder, HashEmbedder
 from agemem_dspy.programs.predictor_state import dump_predictor, load_predictor
+from agemem_dspy.programs.program import Program
+from agemem_dspy.programs.rivals import ExtractUpdateAgent, SchemaManagerAgent
 from agemem_dspy.programs.saved import _SETTINGS
 from agemem_dspy.programs.signature_state import dump_signature
 from agemem_dspy.signatures import Transcript
@@ -141,7 +143,10 @@ def store(embedder: Any) -> am.LongTermMemory:
     [
         lambda: am.NoMemoryAgent("question, n: int -> answer: list[str]", max_context_tokens=99),
         lambda: am.RetrieveOnlyAgent("question -> answer", top_k=7, max_context_tokens=99),
-        lambda: am.AgeMemAgent("question -> answer", max_rounds=9),
+        lambda: am.AgeMemAgent("question -> answer", max_rounds=9, memory_tools=["add_memory", "retrieve_memory"]),
+        lambda: ExtractUpdateAgent("question -> answer", neighbours=4, top_k=2),
+        lambda: SchemaManagerAgent("question -> answer", messages_per_call=2, max_rounds=1),
+        lambda: am.ThreeStageEpisode(am.AgeMemAgent("question -> answer"), recall="always"),
         lambda: am.ThreeStageEpisode(am.AgeMemAgent("question -> answer"), stages=2),
     ],
 )
@@ -153,14 +158,16 @@ def test_every_kind_of_program_keeps_its_settings(make: Callable[[], Any], tmp_p
     agents = [getattr(one, "agent", one) for one in (program, loaded)]
     for name in _SETTINGS[type(agents[0])]:
         assert getattr(agents[1], name) == getattr(agents[0], name)
-    assert getattr(loaded, "stages", None) == getattr(program, "stages", None)
+    for name in ("stages", "recall"):
+        assert getattr(loaded, name, None) == getattr(program, name, None)
     assert dump_signature(agents[1].signature) == dump_signature(agents[0].signature)
 
 
 @pytest.mark.parametrize("agent", list(_SETTINGS))
 def test_no_option_of_a_program_is_forgotten(agent: Any) -> None:
-    parts = {"self", "signature", "memory", "tools", "adapter", "embedder"}
-    assert set(_SETTINGS[agent]) == set(inspect.signature(agent.__init__).parameters) - parts
+    parts = {"self", "signature", "memory", "tools", "adapter", "embedder", "options"}
+    makers = [base.__init__ for base in agent.__mro__ if issubclass(base, Program) and base is not Program]
+    assert set(_SETTINGS[agent]) == {name for maker in makers for name in inspect.signature(maker).parameters} - parts
 
 
 def test_other_programs_are_refused(tmp_path: Path) -> None:
