@@ -15,6 +15,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.bootstrap import BootstrapToolDemos
 from agemem_dspy.optimizers.budget import Auto, Budget
 from agemem_dspy.optimizers.estimate import Estimate, estimate
@@ -177,10 +178,12 @@ class AgeMemOptimizer(Tracked, Teleprompter):
         self.log_params()
         started = time.perf_counter()
         self.programs, self.interrupted, self._lines = {}, None, {}
-        if self.log_dir is not None and not self.resume:
+        if self.log_dir is not None and not self.resume and processes.is_first():
             shutil.rmtree(self.log_dir / "state", ignore_errors=True)  # of every phase, whichever this run comes to
         program = student
         phases = self.chosen_phases(student)
+        if "prompts" in phases:
+            processes.refuse_several("the prompt phase")
         for phase, optimizer in self.planned(phases, train=len(trainset), val=len(valset or ())).items():
             options: dict[str, Any] = {"teacher": teacher, "valset": valset}
             if isinstance(optimizer, StepwiseGRPO):
@@ -191,7 +194,7 @@ class AgeMemOptimizer(Tracked, Teleprompter):
                     self.interrupted = phase
                     break
                 self.programs[phase] = program
-                if self.on_phase is not None:
+                if self.on_phase is not None and processes.is_first():
                     self.on_phase(phase, program)
             except KeyboardInterrupt:
                 self.interrupted = phase
@@ -264,7 +267,8 @@ class AgeMemOptimizer(Tracked, Teleprompter):
         options = {name: value for name, value in options.items() if name in taken}
         compiled = optimizer.compile(program, trainset=trainset, **options)
         if self.log_dir is not None:
-            save_program(compiled, self.log_dir / phase, metric=self.metric, settings=settings)
+            folder = self.log_dir / phase
+            processes.of_first(lambda: save_program(compiled, folder, metric=self.metric, settings=settings))
             if not getattr(optimizer, "interrupted", False):
                 done.touch()
         return compiled

@@ -15,6 +15,7 @@ import dspy
 import torch
 
 from agemem_dspy.errors import TrainingError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
@@ -188,7 +189,7 @@ class GRPORun:
     def _goes_on(self) -> bool:
         patient = self.config.patience is None or self.worse < self.config.patience
         most = self.config.max_minutes
-        in_time = most is None or self.before + self._seconds() < 60 * most
+        in_time = most is None or processes.of_first(lambda: self.before + self._seconds() < 60 * most)
         return patient and in_time and self.rollouts.affords_a_step()
 
     def _seconds(self) -> float:

@@ -19,6 +19,7 @@ from dspy.clients.provider import Provider, ReinforceJob, TrainingJob
 from dspy.clients.utils_finetune import GRPOStatus, TrainDataFormat, TrainingStatus
 
 from agemem_dspy.errors import ConfigurationError, TrainingError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.grpo import Scale, group_advantages, step_weights
 from agemem_dspy.optimizers.supervised import supervise
 from agemem_dspy.optimizers.trainer import PolicyTrainer
@@ -40,9 +41,10 @@ def trainable(lm: dspy.LM) -> dspy.LM:
     ("token"), as in `GRPOConfig`. Programs need a chat adapter: `CompactAdapter` or `dspy.ChatAdapter`.
 
     Raises:
-        ConfigurationError: the LM is not a local policy.
+        ConfigurationError: the LM is not a local policy, or several processes train together.
     """
     engine = _engine(lm)
+    processes.refuse_several("training by DSPy's own optimizers")
     own = lm.copy()
     own.provider = LocalProvider(engine)
     return own

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from agemem_dspy.errors import RunError
+from agemem_dspy.optimizers import processes
 
 
 class PhaseState:
@@ -36,11 +37,13 @@ class PhaseState:
         begun_before(folder, phase, settings, result=self.path, resume=resume)
 
     def save(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-        """Replace the state.
+        """Replace the state; of several processes the first does.
 
         Raises:
             RunError: it cannot be written; the state before stays.
         """
+        if not processes.is_first():
+            return
         new = self.path.with_suffix(".new")
         try:
             save_file(dict(tensors), new, metadata={"values": json.dumps(values)})
@@ -68,11 +71,16 @@ class PhaseState:
 def begun_before(folder: Path, phase: str, settings: Mapping[str, Any], *, result: Path, resume: bool) -> bool:
     """Tell whether a phase was begun in a folder with these settings.
 
-    When it was not, the `result` of another run is removed, and then the settings are noted.
+    When it was not, the `result` of another run is removed, and then the settings are noted. Of several processes the
+    first looks and tells the others.
 
     Raises:
         RunError: it was begun with others, which are named, or the folder cannot be written.
     """
+    return processes.of_first(lambda: _begun_before(folder, phase, settings, result, resume))
+
+
+def _begun_before(folder: Path, phase: str, settings: Mapping[str, Any], result: Path, resume: bool) -> bool:
     noted = folder / f"{phase}.settings.json"
     wanted = json.loads(json.dumps(settings))
     try:

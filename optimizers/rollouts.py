@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 
 from agemem_dspy.errors import ConfigurationError, RewardError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.demonstrator import Demonstrator
 from agemem_dspy.policy.recorder import sampling_seed
 from agemem_dspy.rewards import TrajectoryReward
@@ -75,7 +76,7 @@ def collect_groups(
     num_threads: int,
     entropy: tuple[int, ...],
 ) -> list[Group]:
-    """Play each example `num_generations` times with the program's own LM.
+    """Play each example `num_generations` times with the program's own LM; several processes play a share each.
 
     Args:
         entropy: integers that fix the sampling streams: equal entropy and weights, equal rollouts.
@@ -89,7 +90,7 @@ def collect_groups(
             return play(sampler, examples[task], metric)
 
     items = [(task, k) for task in range(len(examples)) for k in range(num_generations)]
-    played = map_threads(one, items, min(num_threads, len(items)))
+    played: list[Played] = processes.joined(map_threads(one, processes.share(items), min(num_threads, len(items))))
     groups = []
     for task, example in enumerate(examples):
         own = played[task * num_generations : (task + 1) * num_generations]

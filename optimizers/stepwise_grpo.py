@@ -13,6 +13,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError, RunError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.grpo_run import GRPORun
 from agemem_dspy.optimizers.local import local_policy
@@ -122,7 +123,8 @@ class StepwiseGRPO(Tracked, Teleprompter):
             return {}
         kept = PhaseState(self.log_dir / "state", "grpo.steps", settings, resume=self.resume)
         first = run.resume(trainer, kept)
-        drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", first)
+        if processes.is_first():
+            drop_lines_after(self.log_dir / "metrics.jsonl", "grpo", first)
         return {"first": first}
 
     def _train(self, run: GRPORun, trainer: GRPOBackend, first: dict[str, int]) -> None:
@@ -145,7 +147,9 @@ class StepwiseGRPO(Tracked, Teleprompter):
             run.rollouts.close()
 
     def _check(self, train: int, val: int) -> None:
-        """Raise unless there are examples for what is to be played."""
+        """Raise unless there are examples for what is to be played, and processes for how."""
+        if self.config.overlap:
+            processes.refuse_several("rollouts ahead of the update (overlap)")
         if not train:
             raise ConfigurationError("the training set is empty; pass at least one example")
         if self.config.validate_every and not val:
@@ -173,12 +177,14 @@ class StepwiseGRPO(Tracked, Teleprompter):
 
     def _report(self, line: dict[str, Any]) -> None:
         self._log(json.dumps(line) + "\n")
+        if not processes.is_first():
+            return
         log_step(line)
         if self.on_step is not None:
             self.on_step(line)
 
     def _log(self, text: str) -> None:
-        if self.log_dir is None:
+        if self.log_dir is None or not processes.is_first():
             return
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)

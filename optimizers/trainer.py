@@ -1,7 +1,8 @@
 """PolicyTrainer: updates of a LoRA on a copy of the engine's base model.
 
 One update computes each token of the samples' token tree once, with gradient, and sends only the positions before
-completion tokens through the vocabulary head. Log-probabilities use the sampler's temperature.
+completion tokens through the vocabulary head. Log-probabilities use the sampler's temperature. Several processes, all
+of which are given all trajectories, compute the gradient of a share each and take the step with the sum.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.adapter import Adapter
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
 from agemem_dspy.optimizers.heap import return_freed_memory
@@ -169,7 +171,7 @@ class PolicyTrainer:
             rate: what the learning rate is multiplied by in this step.
         """
         total = 0.0
-        for samples in self._parts(trajectories):
+        for samples in self._parts(processes.share(trajectories)):
             weights = self._columns(samples)[2]
 
             def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
@@ -180,7 +182,7 @@ class PolicyTrainer:
 
             self._backward(samples, loss, 1.0)
         self._apply(rate)
-        return total
+        return processes.summed({"loss": total})["loss"]
 
     def update(
         self,
@@ -203,9 +205,8 @@ class PolicyTrainer:
             loss, kl, clip_fraction, ratio, entropy proxy `logp` (mean log-prob a token), grad_norm, and `tokens`, those
             that were computed.
         """
-        sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "ratio": 0.0, "logp": 0.0}
-        computed = 0
-        for samples in self._parts(trajectories):
+        sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "ratio": 0.0, "logp": 0.0, "tokens": 0.0}
+        for samples in self._parts(processes.share(trajectories)):
             columns = self._columns(samples)
             reference = self._reference_logprobs(samples, temperature) if beta > 0 else None
 
@@ -221,8 +222,8 @@ class PolicyTrainer:
                 sums["logp"] += float((weights * logp.detach()).sum())
                 return parts.loss
 
-            computed += self._backward(samples, loss, temperature)
-        return {**sums, "grad_norm": self._apply(rate), "tokens": float(computed)}
+            sums["tokens"] += self._backward(samples, loss, temperature)
+        return {**processes.summed(sums), "grad_norm": self._apply(rate)}
 
     def _parts(self, trajectories: Sequence[Sequence[Sample]]) -> Iterator[list[Sample]]:
         """Yield the samples, in halves where the trunk of all of them would need too much memory."""
@@ -231,7 +232,7 @@ class PolicyTrainer:
             half = len(trajectories) // 2
             yield from self._parts(trajectories[:half])
             yield from self._parts(trajectories[half:])
-        else:
+        elif samples:
             yield samples
 
     def _columns(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -252,6 +253,7 @@ class PolicyTrainer:
 
     def _apply(self, rate: float) -> float:
         parameters = self.adapter.parameters()
+        processes.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             self.optimizer.zero_grad()

@@ -18,6 +18,7 @@ from trl.trainer.grpo_config import GRPOConfig as TRLArguments
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.adapter import Adapter
 from agemem_dspy.optimizers.training import Sampling, TRLConfig, Updated, rate_at
 from agemem_dspy.optimizers.tree import Sample
@@ -51,11 +52,17 @@ def rows_of(
 ) -> dict[str, torch.Tensor]:
     """Return LM calls as the tensors that TRL expects: prompts padded on the left, completions on the right.
 
+    Several processes get a share each, all of the same number of rows.
+
     Args:
         multiple: rows are filled up to a multiple of it, with rows whose completion is masked out.
         by_rows: the loss divides by the number of rows, so the advantages make up for the rows filled in.
     """
-    count = max(1, math.ceil(len(samples) / multiple)) * multiple
+    everyone = processes.count()
+    count = max(1, math.ceil(len(samples) / (everyone * multiple))) * multiple
+    filled = everyone * count / max(1, len(samples)) if by_rows else 1.0
+    tokens = sum(len(sample.completion_ids) for sample in samples)
+    samples = processes.share(samples)
     longest_prompt = max((len(sample.prompt_ids) for sample in samples), default=1)
     longest = max((len(sample.completion_ids) for sample in samples), default=1)
     rows = {
@@ -74,8 +81,8 @@ def rows_of(
         rows["completion_ids"][i, :c] = torch.as_tensor(sample.completion_ids)
         rows["completion_mask"][i, :c] = 1
         rows["old_per_token_logps"][i, :c] = torch.as_tensor(sample.logprobs)
-        rows["advantages"][i] = sample.advantage * (count / len(samples) if by_rows else 1.0)
-    rows["num_items_in_batch"] = rows["completion_mask"].sum()
+        rows["advantages"][i] = sample.advantage * filled
+    rows["num_items_in_batch"] = torch.tensor(tokens)
     return {name: tensor.to(device) for name, tensor in rows.items()}
 
 
@@ -125,7 +132,7 @@ class TRLTrainer:
                 model=self.adapter.model,
                 args=arguments,
                 processing_class=self.tokenizer,
-                train_dataset=Dataset.from_dict({"prompt": ["recorded"] * config.micro_batches}),
+                train_dataset=Dataset.from_dict({"prompt": ["recorded"] * config.micro_batches * processes.count()}),
                 callbacks=[_Report(self.adapter, updated)],
                 optimizers=(optimizer, schedule),
             )

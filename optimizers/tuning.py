@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from agemem_dspy.errors import ConfigurationError, RunError
 from agemem_dspy.evaluation import evaluate
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
@@ -92,6 +93,7 @@ class RewardTuner:
         Raises:
             RunError: the folder cannot be written, or holds a study of another configuration.
         """
+        processes.refuse_several("a study")
         study = self._open()
         study.optimize(self._objective, n_trials=max(0, self.n_trials - len(_played(study))), callbacks=[self._report])
         rows = tuple(_row(trial) for trial in _played(study))

@@ -19,6 +19,7 @@ import numpy as np
 from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
@@ -98,7 +99,10 @@ class WarmStart(Tracked, Teleprompter):
         self.log_params()
         lm, engine = local_policy(student)
         examples = list(trainset)[: self.max_examples]
-        played = play_all(chosen_teacher(teacher, student), examples, self.metric, num_threads=self.num_threads)
+        own = processes.share(examples)
+        played = processes.joined(
+            play_all(chosen_teacher(teacher, student), own, self.metric, num_threads=self.num_threads)
+        )
         traces = [p for p in played if p.terms["reward"] >= self.threshold]
         if not traces:
             best = max(p.terms["reward"] for p in played)
@@ -127,6 +131,8 @@ class WarmStart(Tracked, Teleprompter):
         started = time.perf_counter()
 
         def report(step: int, steps: int, loss: float) -> None:
+            if not processes.is_first():
+                return
             seconds = time.perf_counter() - started
             line = {"phase": "warm_start", "step": step, "steps": steps, "loss": loss, "seconds": seconds}
             log_step(line)

@@ -188,7 +188,7 @@ def build_optimizer(
     """Return the composite optimizer that the options describe; what is left out keeps its default.
 
     Raises:
-        ConfigurationError: an option that cannot work, such as one generation a task.
+        ConfigurationError: an option that cannot work, such as one generation a task, or several processes.
     """
     from agemem_dspy.optimizers import (
         AgeMemOptimizer,
@@ -197,7 +197,10 @@ def build_optimizer(
         StepwiseGRPO,
         TrainerConfig,
         WarmStart,
+        processes,
     )
+
+    processes.refuse_several("agemem compile")
 
     def picked(**names: str) -> dict[str, Any]:
         return {theirs: options[ours] for theirs, ours in names.items() if ours in options}
