@@ -69,7 +69,7 @@ class ScienceWorld(Environment):
         self._server = WAITING.take()
         self._ask = self._server.ask
         try:
-            self._task, self._variations = self._checked(*task.split("/", 1))
+            self._task, self._variations = self._found(*task.split("/", 1))
         except BaseException:
             self.close()
             raise
@@ -145,7 +145,7 @@ class ScienceWorld(Environment):
     def _labelled(self) -> Labels | None:
         return self._labels.get((self._task, self._variation))
 
-    def _checked(self, task: str, which: str | None = None) -> tuple[str, tuple[int, ...]]:
+    def _found(self, task: str, which: str | None = None) -> tuple[str, tuple[int, ...]]:
         """Return the task and the variations that the seed may choose from."""
         tasks = list(self._ask("getTaskNames"))
         if task not in tasks:
