@@ -25,6 +25,7 @@ WhereOption = Annotated[
 ]
 UserOption = Annotated[str, typer.Option("--user", help="Whose memories.")]
 DEFAULT_WHERE = "memories"
+_BATCH = 64  # entries of an import that are embedded and written at once
 
 
 def open_memory(where: str, user: str, *, create: bool) -> LongTermMemory:
@@ -239,8 +240,9 @@ def import_memories(
             ids: dict[str, str] = {}
             kept = f"what was added is kept in {where}; the same command adds the rest"
             with keeping(kept), out.progress() as bar:
-                for row in bar.track(new, description="importing"):
-                    ids[row.id] = take_over(store, row)
+                batches = [new[start : start + _BATCH] for start in range(0, len(new), _BATCH)]
+                for batch in bar.track(batches, description="importing"):
+                    ids |= zip((row.id for row in batch), take_over(store, batch), strict=True)
         out.say(f"added {len(new)} memories, skipped {len(rows) - len(new)} that were there")
         ids.pop("", None)
         out.result({"user": user, "added": len(new), "skipped": len(rows) - len(new), "ids": ids})

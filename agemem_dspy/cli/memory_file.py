@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,29 +46,49 @@ def write_export(store: LongTermMemory, file: Path) -> int:
         del row["score"]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(file)
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):  # the first failure is the one to tell
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
     return len(memories)
 
 
-def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
-    """Store one line of an export and return its id: the one it had, unless it names none or somebody else has it."""
-    if row.versions:
-        try:
-            store.insert(row.id, row.versions, row.memory_type)
-            return row.id
-        except (MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
-            store.insert(new := str(uuid.uuid4()), row.versions, row.memory_type)
-            return new
-    maker = {"tool": "agemem memory import", "id": row.id}
-    return store.add(row.content, row.metadata, row.memory_type, by=maker).id
+def take_over(store: LongTermMemory, rows: Sequence[ExportedMemory]) -> list[str]:
+    """Store lines of an export and return their ids: the ones they had, unless they name none or another user's."""
+    ids: list[str] = []
+    for has_history, group in groupby(rows, key=lambda row: bool(row.versions)):
+        alike = list(group)
+        ids.extend([_inserted(store, row) for row in alike] if has_history else _added(store, alike))
+    return ids
+
+
+def _inserted(store: LongTermMemory, row: ExportedMemory) -> str:
+    try:
+        store.insert(row.id, row.versions, row.memory_type)
+        return row.id
+    except (MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
+        store.insert(new := str(uuid.uuid4()), row.versions, row.memory_type)
+        return new
+
+
+def _added(store: LongTermMemory, rows: Sequence[ExportedMemory]) -> list[str]:
+    from agemem_dspy.types import NewMemory
+
+    entries = [
+        NewMemory(
+            content=row.content,
+            metadata=row.metadata,
+            memory_type=row.memory_type,
+            by={"tool": "agemem memory import", "id": row.id},
+        )
+        for row in rows
+    ]
+    return [memory.id for memory in store.add_many(entries)]
 
 
 def read_export(file: Path) -> list[ExportedMemory]:
