@@ -22,9 +22,10 @@ import pytest
 
 from agemem_dspy.environments import Environment, Observation, StepResult
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError, WorldError
+from agemem_dspy.memory.filters import AnyOf, Range, Where
 from agemem_dspy.memory.lexical import LEXICAL, shared
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.types import Embedder, Version
+from agemem_dspy.types import Embedder, NewMemory, Version
 
 WHERE: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["a", "b", "c"]),
@@ -43,6 +44,22 @@ WHERE: list[tuple[dict[str, Any], list[str]]] = [
     ({"a.b": "y"}, ["c"]),
     ({"topic": "Travel"}, []),
     ({"missing": "travel"}, []),
+    ({"turn": Range(gte=1, lt=2)}, ["a"]),
+    ({"turn": Range(gt=1)}, ["b", "c"]),
+    ({"turn": Range(gt=1, lte=2)}, ["b"]),
+    ({"price": Range(lt=100)}, ["c"]),
+    ({"sure": Range(gte=0)}, []),
+    ({"topic": Range(gte=0)}, []),
+    ({"two words": Range(gte=0)}, []),
+    ({"a.b": Range(gte=0)}, []),
+    ({"nights": Range(gte=7)}, ["c"]),
+    ({"topic": AnyOf(["food", "drinks"])}, ["c"]),
+    ({"turn": AnyOf([1, 2.0, "2"])}, ["a", "b"]),
+    ({"turn": AnyOf([True])}, []),
+    ({"sure": AnyOf([True, 7])}, ["a"]),
+    ({"tags": AnyOf(["sun", "snow"]), "turn": Range(gte=3)}, ["c"]),
+    ({"long": "x" * 1000}, ["a"]),
+    ({"long": "x" * 999}, []),
 ]
 
 
@@ -301,6 +318,34 @@ class LongTermMemoryContract:
             store.purge(hidden.id)
             assert store.users() == ["Bob"]
 
+    def test_many_are_added_as_one(self, store: LongTermMemory) -> None:
+        first = store.add("first")
+        soon = "2099-01-31T12:00:00.000000+00:00"
+        many = [
+            NewMemory(content="Ana likes tea", metadata={"topic": "drinks"}, memory_type="preference", by={"turn": 3}),
+            NewMemory(content="Ana flies on Friday", expires_at=soon),
+            *(NewMemory(content=f"fact {number}") for number in range(20)),
+        ]
+        added = store.add_many(many)
+        assert store.all() == [first, *added]
+        assert [one.content for one in added] == [one.content for one in many]
+        assert (added[0].metadata, added[0].memory_type, added[1].expires_at) == (
+            {"topic": "drinks"}, "preference", soon,
+        )  # fmt: skip
+        assert [version.by for version in store.history(added[0].id)] == [{"turn": 3}]
+        assert store.search("Ana likes tea", top_k=1)[0].id == added[0].id
+        assert store.add_many([]) == []
+
+    @pytest.mark.parametrize(
+        "bad",
+        [NewMemory(content=" "), NewMemory(content="x", metadata={"k": {1}}), NewMemory(content="x", expires_at="")],
+    )
+    def test_many_are_added_all_or_none(self, store: LongTermMemory, bad: NewMemory) -> None:
+        good = NewMemory(content="a fact")
+        with pytest.raises(MemoryStoreError, match=r"^Entry 3 of 4: .* None was added\.$"):
+            store.add_many([good, good, bad, good])
+        assert store.all() == []
+
     def test_all_is_in_insertion_order(self, store: LongTermMemory) -> None:
         contents = [f"fact number {number}" for number in range(15)]
         for content in contents:
@@ -378,14 +423,66 @@ class LongTermMemoryContract:
         assert store.count() == 0
 
     def test_where_is_equality_of_metadata(self, store: LongTermMemory) -> None:
-        store.add("a", {"topic": "travel", "turn": 1, "sure": True})
+        store.add("a", {"topic": "travel", "turn": 1, "sure": True, "long": "x" * 1000})
         store.add("b", {"topic": "travel", "turn": 2, "sure": False})
         store.add(
-            "c", {"topic": "food", "turn": 2**60, "price": 99.5, "tags": ["sea", "sun"], "two words": "x", "a.b": "y"}
-        )
+            "c",
+            {"topic": "food", "turn": 2**60, "price": 99.5, "tags": ["sea", "sun"], "two words": "x", "a.b": "y",
+             "nights": [2, 7]},
+        )  # fmt: skip
         for where, expected in WHERE:
             found = [memory.content for memory in store.search("a b c", top_k=10, where=where)]
             assert sorted(found) == expected, where
+
+    def test_a_changed_entry_is_found_by_its_new_metadata_alone(self, store: LongTermMemory) -> None:
+        memory = store.add("a fact", {"city": "Rome", "price": 10})
+        store.update(memory.id, "a fact", {"city": "Oslo", "price": 20})
+        asked: list[tuple[Where, int]] = [
+            ({"city": "Rome"}, 0), ({"city": "Oslo"}, 1), ({"price": Range(lt=15)}, 0), ({"price": Range(gt=15)}, 1),
+        ]  # fmt: skip
+        for where, count in asked:
+            assert len(store.search("a fact", where=where)) == count, where
+
+    def test_when_is_about_the_times_of_an_entry(self, store: LongTermMemory) -> None:
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+        first = store.add("first", expires_at=soon)
+        second = store.add("second")
+        third = store.update(store.add("third").id, "third again")
+
+        def found(**when: Range) -> list[str]:
+            return sorted(one.content for one in store.search("first second third again", top_k=9, when=when))
+
+        assert found(created_at=Range(gte=second.created_at)) == ["second", "third again"]
+        assert found(created_at=Range(gt=first.created_at, lt=third.created_at)) == ["second"]
+        assert found(created_at=Range(lte=first.created_at)) == ["first"]
+        assert found(updated_at=Range(gt=third.created_at)) == ["third again"]
+        assert found(expires_at=Range(lte=soon)) == ["first"]
+        assert found(expires_at=Range(gt=soon)) == []
+        later = soon.astimezone(datetime.timezone(datetime.timedelta(hours=-7))).isoformat()
+        assert found(expires_at=Range(gte=later), created_at=Range(lt=soon)) == ["first"]
+
+    @pytest.mark.parametrize(
+        ("where", "when"),
+        [
+            ({"k": Range()}, None),
+            ({"k": Range(gt="1")}, None),
+            ({"k": Range(gt=True)}, None),
+            ({"k": Range(gt=float("nan"))}, None),
+            ({"k": AnyOf([])}, None),
+            ({"k": AnyOf("Rome")}, None),  # type: ignore[arg-type]
+            ({"k": AnyOf([None])}, None),  # type: ignore[list-item]
+            ({"k": ["Rome"]}, None),
+            (None, "yesterday"),
+            (None, {"seen_at": Range(gt="2027-01-31T12:00:00+00:00")}),
+            (None, {"created_at": Range()}),
+            (None, {"created_at": Range(gt="2027-01-31")}),
+            (None, {"created_at": Range(gt=12.5)}),
+            (None, {"created_at": "2027-01-31T12:00:00+00:00"}),
+        ],
+    )
+    def test_what_cannot_be_asked_for_is_refused(self, store: LongTermMemory, where: Any, when: Any) -> None:
+        with pytest.raises(MemoryStoreError, match=r"Range|AnyOf|filter|bound|2027-01-31T12:00:00|no time"):
+            store.search("a query", where=where, when=when)
 
     def test_where_is_applied_before_top_k(self, store: LongTermMemory) -> None:
         for number in range(10):
@@ -458,6 +555,7 @@ class LongTermMemoryContract:
         store.close()
         calls: list[Callable[[], Any]] = [
             lambda: store.add("more"),
+            lambda: store.add_many([NewMemory(content="more")]),
             lambda: store.update(memory.id, "more"),
             lambda: store.delete(memory.id),
             lambda: store.get(memory.id),

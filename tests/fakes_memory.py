@@ -60,23 +60,13 @@ class InMemoryStore(LongTermMemory):
 
     def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
         new: list[tuple[Memory, Version]] = []
-        for entry in entries:
-            memory = Memory(
-                id=str(uuid.uuid4()),
-                content=checked_text(entry.content, "content"),
-                metadata=checked_metadata(entry.metadata),
-                memory_type=checked_text(entry.memory_type, "memory_type"),
-                created_at=_now(),
-            )
-            first = Version(
-                change="add",
-                content=memory.content,
-                metadata=memory.metadata,
-                expires_at=checked_moment(entry.expires_at),
-                at=memory.created_at,
-                by=checked_metadata(entry.by),
-            )
-            new.append((memory, first))
+        for number, entry in enumerate(entries, start=1):
+            try:
+                new.append(_first(entry))
+            except MemoryStoreError as error:
+                if len(entries) == 1:
+                    raise
+                raise MemoryStoreError(f"Entry {number} of {len(entries)}: {error} None was added.") from error
         embed_checked(self._embedder, [memory.content for memory, _ in new])
         with self._lock:
             return [self._append(memory, [], first) for memory, first in new]
@@ -243,6 +233,24 @@ class InMemoryStore(LongTermMemory):
         if self._closed:
             raise MemoryStoreError("The memory store is closed.")
         return self._users.setdefault(self._user_id, {})
+
+
+def _first(entry: NewMemory) -> tuple[Memory, Version]:
+    memory = Memory(
+        id=str(uuid.uuid4()),
+        content=checked_text(entry.content, "content"),
+        metadata=checked_metadata(entry.metadata),
+        memory_type=checked_text(entry.memory_type, "memory_type"),
+        created_at=_now(),
+    )
+    return memory, Version(
+        change="add",
+        content=memory.content,
+        metadata=memory.metadata,
+        expires_at=checked_moment(entry.expires_at),
+        at=memory.created_at,
+        by=checked_metadata(entry.by),
+    )
 
 
 def _expired(memory: Memory) -> bool:

@@ -46,14 +46,14 @@ def write_export(store: LongTermMemory, file: Path) -> int:
         del row["score"], row["provenance"]  # of a search, and in the last version
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(file)
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):  # the first failure is the one to tell
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
     return len(memories)
 

@@ -10,6 +10,7 @@ from agemem_dspy.memory.embedder import HashEmbedder, similarity
 from agemem_dspy.memory.embedder_names import as_embedder, default_embedder
 from agemem_dspy.memory.embedding_cache import EmbeddingCache
 from agemem_dspy.memory.fastembed_embedder import FastEmbedEmbedder
+from agemem_dspy.memory.filters import AnyOf, Range
 from agemem_dspy.memory.guarded import GuardedMemory
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.minilm import MiniLMEmbedder
@@ -17,8 +18,10 @@ from agemem_dspy.memory.quarantine import Quarantined
 from agemem_dspy.memory.reembedding import reembed
 from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
 from agemem_dspy.memory.short_term import Edit, Message, ShortTermMemory, approximate_tokens
+from agemem_dspy.types import NewMemory
 
 __all__ = [
+    "AnyOf",
     "CachedEmbedder",
     "DSPyEmbedder",
     "Edit",
@@ -29,7 +32,9 @@ __all__ = [
     "LongTermMemory",
     "Message",
     "MiniLMEmbedder",
+    "NewMemory",
     "Quarantined",
+    "Range",
     "SentenceTransformerEmbedder",
     "ShortTermMemory",
     "approximate_tokens",

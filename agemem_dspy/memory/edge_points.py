@@ -9,6 +9,7 @@ Rankings are exact: the engine builds no approximate graph here, it compares wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -21,6 +22,7 @@ import qdrant_edge as edge
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part, PointId
+from agemem_dspy.memory.folder import check_complete, note_changing, note_closed
 from agemem_dspy.memory.point_store import (
     DATETIME,
     INDEXES,
@@ -49,14 +51,25 @@ class EdgePoints(PointStore):
     is_server = False
 
     def __init__(self, folder: Path, dimension: int) -> None:
-        """Open a folder, or make it.
+        """Open a folder of points inside a memory folder, or make it.
 
         Raises:
-            MemoryStoreError: it cannot be made or read.
+            MemoryStoreError: it cannot be made or read, or entries are missing.
         """
         self._folder = folder
-        self._shard = _open(folder, dimension)
-        self._failure: Exception | None = None
+        self._shard = _guarded(
+            lambda: _open(folder, dimension),
+            lambda error: MemoryStoreError(
+                f"Cannot open the memories in {folder}: {error}. Look at free disk space and at the rights on the "
+                "folder; if its files are damaged, put back a copy of the folder or import an export into a new one."
+            ),
+        )
+        try:
+            check_complete(folder.parent, self._shard.info().points_count)
+        except BaseException:
+            self._shard.close()
+            raise
+        self._failure: BaseException | None = None
         self._unflushed = 0
         self._closing = False
         self._changed = threading.Condition()
@@ -88,6 +101,7 @@ class EdgePoints(PointStore):
                 if ranking.meaning is None
                 else edge.Query.Nearest(list(ranking.meaning), MEANING),
                 filter=_filter(ranking.condition),
+                params=edge.SearchParams(exact=True),
             )
             for ranking in rankings
         ]
@@ -105,10 +119,12 @@ class EdgePoints(PointStore):
     def insert(self, points: Sequence[Point]) -> None:
         made = [_point(point) for point in points]
         operation = edge.UpdateOperation.upsert_points(made, update_mode=edge.UpdateMode.InsertOnly)
+        sound = self._failure is None
         try:
             self._write(operation, len(made))
         except MemoryStoreError:
-            self._take_back([point.id for point in points])
+            if sound and self._failure is not None:  # it reached the log
+                self._take_back([point.id for point in points])
             raise
 
     def replace(self, point: Point, condition: Condition) -> None:
@@ -132,17 +148,20 @@ class EdgePoints(PointStore):
             self._flusher.join()
         try:
             if self._failure is None and self._unflushed:
-                self._shard.flush()
-        except Exception as error:
-            raise self._failed(error) from error
+                _guarded(self._shard.flush, self._failed)
+            if self._failure is None:
+                note_closed(self._folder.parent, self._shard.info().points_count)
         finally:
             self._shard.close()
 
     def _read(self, operation: Callable[[], _Result]) -> _Result:
-        try:
-            return operation()
-        except Exception as error:  # the engine raises nothing more specific
-            raise MemoryStoreError(f"The memory folder {self._folder} cannot be read: {error}.") from error
+        return _guarded(
+            operation,
+            lambda error: MemoryStoreError(
+                f"The memory folder {self._folder} cannot be read: {error}. If its files are damaged, put back a copy "
+                "of the folder or import an export into a new one."
+            ),
+        )
 
     def _write(self, operation: edge.UpdateOperation, points: int = 1) -> None:
         if self._failure is not None:
@@ -151,10 +170,9 @@ class EdgePoints(PointStore):
                 "Close it, look at free disk space and at the rights on the folder, and open it again."
             )
         self._refuse_full_disk()
-        try:
-            self._shard.update(operation)
-        except Exception as error:
-            raise self._failed(error) from error
+        if self._flusher is None:
+            note_changing(self._folder.parent)
+        _guarded(lambda: self._shard.update(operation), self._failed)
         with self._changed:
             self._unflushed += points
             if self._flusher is None:
@@ -175,7 +193,7 @@ class EdgePoints(PointStore):
                 f"left, and {LEAST_FREE_BYTES >> 20} are kept in reserve. Make free disk space. Nothing was changed."
             )
 
-    def _failed(self, error: Exception) -> MemoryStoreError:
+    def _failed(self, error: BaseException) -> MemoryStoreError:
         """Take no more changes: after a failure the engine refuses most, and may have made a part of this one."""
         self._failure = error
         return MemoryStoreError(
@@ -185,10 +203,8 @@ class EdgePoints(PointStore):
 
     def _take_back(self, ids: list[str]) -> None:
         """Remove what an insertion that failed may have left in the log, from where it would come back."""
-        try:
-            self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
-        except Exception as error:  # noqa: BLE001 (the failure of the insertion is the one to tell)
-            self._failure = error
+        with contextlib.suppress(MemoryStoreError):  # the failure of the insertion is the one to tell
+            _guarded(lambda: self._shard.update(edge.UpdateOperation.delete_points(list(ids))), self._failed)
 
     def _flush_now_and_then(self) -> None:
         while True:
@@ -201,10 +217,19 @@ class EdgePoints(PointStore):
                     return
                 self._unflushed = 0
             try:
-                self._shard.flush()
-            except Exception as error:  # noqa: BLE001 (the next change raises it)
-                self._failure = error
+                _guarded(self._shard.flush, self._failed)
+            except MemoryStoreError:  # the next change raises it
                 return
+
+
+def _guarded(operation: Callable[[], _Result], explain: Callable[[BaseException], MemoryStoreError]) -> _Result:
+    """Run an operation of the engine; it raises nothing more specific than `Exception`, and panics on some damage."""
+    try:
+        return operation()
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise explain(error) from error
+        raise
 
 
 def _open(folder: Path, dimension: int) -> edge.EdgeShard:
@@ -213,22 +238,16 @@ def _open(folder: Path, dimension: int) -> edge.EdgeShard:
         vectors={MEANING: edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine)},
         sparse_vectors={WORDS: edge.EdgeSparseVectorParams()},
     )
-    try:
-        if not folder.exists():
-            partial = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            shard = edge.EdgeShard.create(str(partial), config)
-            for key, kind in INDEXES.items():
-                shard.update(edge.UpdateOperation.create_field_index(key, _SCHEMAS[kind]))
-            shard.close()
-            partial.rename(folder)
-        return edge.EdgeShard.load(str(folder), config)
-    except Exception as error:
-        raise MemoryStoreError(
-            f"Cannot open the memories in {folder}: {error}. Look at free disk space and at the rights on the folder; "
-            "if its files are damaged, put back a copy of the folder or import an export into a new one."
-        ) from error
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        shard = edge.EdgeShard.create(str(partial), config)
+        for key, kind in INDEXES.items():
+            shard.update(edge.UpdateOperation.create_field_index(key, _SCHEMAS[kind]))
+        shard.close()
+        partial.rename(folder)
+    return edge.EdgeShard.load(str(folder), config)
 
 
 _SCHEMAS: dict[str, Any] = {

@@ -18,7 +18,7 @@ TIMES = ("created_at", "updated_at", "expires_at")
 class Range:
     """What lies between bounds: numbers in `where`, times in `when`. One bound at least.
 
-    Numbers are compared as floats.
+    An integer beyond 2**53 may count as its neighbour, as it does among floats.
     """
 
     gt: float | Moment | None = None

@@ -7,6 +7,7 @@ points/       the engine's own files
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
@@ -18,6 +19,7 @@ from agemem_dspy.types import Embedder
 
 SCHEMA_VERSION = 3  # 3: written by the embedded engine; `state` in place of `removed`
 MANIFEST = "agemem.json"
+CLOSED = "closed.json"
 POINTS = "points"
 
 
@@ -55,6 +57,8 @@ def check_manifest(folder: Path, embedder: Embedder) -> None:
     path = folder / MANIFEST
     try:
         if not path.exists():
+            if (folder / "meta.json").exists():  # of the layouts before
+                raise _other_layout(folder, 2)
             return
         found = json.loads(path.read_text(encoding="utf-8"))
         version, theirs = found["schema_version"], dict(found["embedder"])
@@ -67,10 +71,7 @@ def check_manifest(folder: Path, embedder: Embedder) -> None:
             "the file and open the folder again; it will be written anew."
         ) from error
     if version != SCHEMA_VERSION:
-        raise MemoryStoreError(
-            f"The memory folder {folder} has the layout {version}, this version reads {SCHEMA_VERSION}: "
-            "install the version of agemem-dspy that wrote it, export the memories, import them here."
-        )
+        raise _other_layout(folder, version)
     if (name, dimension) != (embedder.name, embedder.dimension):
         raise EmbedderMismatch(
             f"The memories in {folder} were made with the embedding model {name!r} ({dimension} dimensions), but this "
@@ -100,6 +101,51 @@ def write_manifest(folder: Path, embedder: Embedder) -> None:
             temporary.replace(path)
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def note_closed(folder: Path, entries: int) -> None:
+    """Write down how many entries a folder has as it is closed."""
+    with contextlib.suppress(OSError):  # without the note, nothing is missing but a check
+        temporary = folder / f"{CLOSED}.tmp"
+        temporary.write_text(json.dumps({"entries": entries}) + "\n", encoding="utf-8")
+        temporary.replace(folder / CLOSED)
+
+
+def note_changing(folder: Path) -> None:
+    """Take the note back, before the first change.
+
+    Raises:
+        MemoryStoreError: it cannot be.
+    """
+    try:
+        (folder / CLOSED).unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(folder / CLOSED, error) from error
+
+
+def check_complete(folder: Path, entries: int) -> None:
+    """Compare what a folder has with the note of how many entries it was closed with.
+
+    Raises:
+        MemoryStoreError: some are missing.
+    """
+    path = folder / CLOSED
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else entries
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MemoryStoreError(f"{path} is damaged ({error!r}): delete it to open the folder unchecked.") from error
+    if noted != entries:
+        raise MemoryStoreError(
+            f"The memory folder {folder} had {noted} entries when it was closed, but {entries} can be read: its files "
+            f"are damaged. Put back a copy of the folder, or delete {path} to open it with what is left."
+        )
+
+
+def _other_layout(folder: Path, version: object) -> MemoryStoreError:
+    return MemoryStoreError(
+        f"The memory folder {folder} has the layout {version}, this version reads {SCHEMA_VERSION}: "
+        "install the version of agemem-dspy that wrote it, export the memories, import them here."
+    )
 
 
 def _unusable(path: Path, error: OSError) -> MemoryStoreError:

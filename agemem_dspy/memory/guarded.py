@@ -111,10 +111,17 @@ class GuardedMemory(LongTermMemory):
         Raises:
             MemoryRejected: a guard refused or would quarantine an entry, which `add` alone can do; none was added.
         """
-        judgements = [self._judged_new(entry) for entry in entries]
-        for number, found in enumerate(judgements, 1):
-            if found.action == "quarantine":
-                raise MemoryRejected(found.guard, f"{found.reason} (entry {number} of {len(entries)}; none was added)")
+        judgements: list[Judgement] = []
+        for number, entry in enumerate(entries, 1):
+            place = f"entry {number} of {len(entries)}; none was added"
+            try:
+                judgements.append(self._judged_new(entry))
+            except MemoryRejected as error:
+                raise MemoryRejected(error.guard, f"{error.reason} ({place})") from error
+            except MemoryStoreError as error:
+                raise MemoryStoreError(f"Entry {number} of {len(entries)}: {error} None was added.") from error
+            if judgements[-1].action == "quarantine":
+                raise MemoryRejected(judgements[-1].guard, f"{judgements[-1].reason} ({place})")
         return self._store.add_many([_allowed(entry, found) for entry, found in zip(entries, judgements, strict=True)])
 
     @override

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
+from functools import lru_cache
 
 STEM = 6
 LEXICAL = 0.7  # how much a full share of the words counts beside a cosine of 1; chosen on LoCoMo's conversations 1-3
@@ -25,6 +26,7 @@ def words(text: str) -> set[str]:
     return {word[:STEM] for word in _WORD.findall(kept)}
 
 
+@lru_cache(maxsize=2**16)
 def index_of(word: str) -> int:
     """Return a word's index in a sparse vector, from 0 to 2**31 - 1."""
     return zlib.crc32(word.encode()) & 0x7FFFFFFF

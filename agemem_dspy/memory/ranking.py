@@ -1,14 +1,14 @@
-"""Search: two rankings, by meaning and by words, made one.
+"""Search: two rankings, by meaning and by words, made one, exactly.
 
-The first request ranks in both ways. The second one asks how an entry that only one ranking found fares in the other,
-if it may still be among the best: it cannot do better there than the last one found. Payloads are read of the
-best alone.
+This is the threshold algorithm (Fagin, Lotem and Naor 2001). Both rankings are read from the top until no entry below
+can be among the best: an entry that neither has found is no better than the sum of their last ones. An entry that only
+one has found is looked up in the other, if it may be among the best. Payloads are read of the best alone.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agemem_dspy.memory.checks import SearchMode
@@ -18,7 +18,7 @@ from agemem_dspy.memory.point_store import PointStore, Ranking
 from agemem_dspy.memory.points import memory_of
 from agemem_dspy.types import Memory
 
-_LOOKED_AT = 50  # least entries of each ranking that a search sorts
+_FIRST_DEPTH, _MOST_DEPTH = 32, 4096  # how far down each ranking is read
 _DIGITS = 6  # to which scores are equal
 
 
@@ -30,57 +30,88 @@ def best_memories(
     Args:
         vector: the query's, of length 1.
     """
-    by_cosine, by_share = ranking_weights(mode)
-    words = query_vector(query)
-    looked_at = max(_LOOKED_AT, 4 * limit)
-    payloads: dict[PointId, Mapping[str, Any]] = {}
-
-    def ranked(by_meaning: Ranking | None, by_words: Ranking | None) -> tuple[dict[PointId, float], ...]:
-        """Return the scores in each of two rankings, asked for in one request."""
-        asked = [ranking for ranking in (by_meaning, by_words) if ranking is not None]
-        answers = iter(points.rank(asked) if asked else [])
-        found: tuple[dict[PointId, float], ...] = ({}, {})
-        for scores, ranking in zip(found, (by_meaning, by_words), strict=True):
-            for one, score, payload in next(answers) if ranking is not None else ():
-                scores[one] = score
-                if payload is not None:
-                    payloads[one] = payload
-        return found
-
-    cosines, shares = ranked(
-        Ranking(condition, looked_at, meaning=vector) if by_cosine else None,
-        Ranking(condition, looked_at, words=words) if by_share and words else None,
-    )
-    # What an entry has at most in a ranking that did not find it; one that is not full found all there are.
-    most_cosine = min(cosines.values(), default=0.0)
-    most_share = min(shares.values()) if len(shares) == looked_at else 0.0
-
-    known = {one: by_cosine * cosine + by_share * shares.get(one, 0.0) for one, cosine in cosines.items()}
-    known |= {one: by_share * share - by_cosine for one, share in shares.items() if one not in cosines}
-    bar = min(heapq.nlargest(limit, known.values()), default=0.0) - 10.0**-_DIGITS
-    contenders = [
-        one
-        for one, least in known.items()
-        if least >= bar
-        or (one not in shares and least + by_share * most_share >= bar)
-        or (one not in cosines and least + by_cosine * (1.0 + most_cosine) >= bar)
-    ]
-    without_cosine = tuple(one for one in contenders if one not in cosines)
-    without_share = tuple(one for one in contenders if one not in shares) if most_share else ()
-    more_cosines, more_shares = ranked(
-        Ranking(condition.also(HasId(without_cosine)), len(without_cosine), meaning=vector) if without_cosine else None,
-        Ranking(condition.also(HasId(without_share)), len(without_share), words=words) if without_share else None,
-    )
-    cosines |= more_cosines
-    shares |= more_shares
-    scores = {
-        one: round(by_cosine * cosines[one] + by_share * shares.get(one, 0.0), _DIGITS)
-        for one in contenders
-        if one in cosines  # what was removed meanwhile is not
-    }
+    rankings = _Rankings(points, condition, vector, query_vector(query), ranking_weights(mode))
+    depth = max(4 * limit, _FIRST_DEPTH)
+    while not rankings.read(depth, limit) and depth < max(_MOST_DEPTH, 4 * limit):
+        depth *= 4
+    scores, cosines, payloads = rankings.completed(), rankings.cosines, rankings.payloads
     last = min(heapq.nlargest(limit, scores.values()), default=0.0)
     chosen = [one for one, score in scores.items() if score >= last]
     missing = [one for one in chosen if one not in payloads]
     payloads |= dict(points.fetch(missing, condition)) if missing else {}
-    best = sorted((one for one in chosen if one in payloads), key=lambda one: (-scores[one], payloads[one]["seq"]))
-    return [memory_of(id_text(one), payloads[one], min(1.0, max(-1.0, cosines[one]))) for one in best[:limit]]
+    kept = [one for one in chosen if one in payloads]  # what was removed meanwhile is not
+    kept.sort(key=lambda one: (-scores[one], payloads[one]["seq"]))
+    return [memory_of(id_text(one), payloads[one], min(1.0, max(-1.0, cosines[one]))) for one in kept[:limit]]
+
+
+class _Rankings:
+    """What is known of the entries so far: cosines and shares of words, and who may be among the best."""
+
+    def __init__(
+        self,
+        points: PointStore,
+        condition: Condition,
+        vector: Sequence[float],
+        words: Mapping[int, float],
+        weights: tuple[float, float],
+    ) -> None:
+        self.points, self.condition = points, condition
+        self.vector, self.words = vector, words
+        self.by_cosine, self.by_share = weights
+        self.cosines: dict[PointId, float] = {}
+        self.shares: dict[PointId, float] = {}
+        self.payloads: dict[PointId, Mapping[str, Any]] = {}
+        self.contenders: list[PointId] = []
+        self.most_share = 0.0  # of an entry that the ranking by words has not found
+
+    def read(self, depth: int, limit: int) -> bool:
+        """Read both rankings down to a depth; tell whether the `limit` best are among those found."""
+        by_cosine, by_share = self.by_cosine, self.by_share
+        self.cosines, self.shares = self._scores(
+            Ranking(self.condition, depth, meaning=self.vector) if by_cosine else None,
+            Ranking(self.condition, depth, words=self.words) if by_share and self.words else None,
+        )
+        cosines, shares = self.cosines, self.shares
+        most_cosine = min(cosines.values(), default=0.0)
+        # A ranking that is not as long as was asked for has all there are; what it lacks shares no word.
+        self.most_share = most_share = min(shares.values()) if len(shares) == depth else 0.0
+        least = {one: by_cosine * cosine + by_share * shares.get(one, 0.0) for one, cosine in cosines.items()}
+        least |= {one: by_share * share - by_cosine for one, share in shares.items() if one not in cosines}
+        bar = min(heapq.nlargest(limit, least.values()), default=0.0) - 10.0**-_DIGITS
+        self.contenders = [
+            one
+            for one, score in least.items()
+            if score >= bar
+            or (one not in shares and score + by_share * most_share >= bar)
+            or (one not in cosines and score + by_cosine * (1.0 + most_cosine) >= bar)
+        ]
+        everything = len(cosines if by_cosine else shares) < depth
+        return everything or (len(least) >= limit and bar > by_cosine * most_cosine + by_share * most_share)
+
+    def completed(self) -> dict[PointId, float]:
+        """Look the contenders up where they are missing; return their scores."""
+        no_cosine = tuple(one for one in self.contenders if one not in self.cosines)
+        no_share = tuple(one for one in self.contenders if one not in self.shares) if self.most_share else ()
+        cosines, shares = self._scores(
+            Ranking(self.condition.also(HasId(no_cosine)), len(no_cosine), meaning=self.vector) if no_cosine else None,
+            Ranking(self.condition.also(HasId(no_share)), len(no_share), words=self.words) if no_share else None,
+        )
+        self.cosines |= cosines
+        self.shares |= shares
+        return {
+            one: round(self.by_cosine * self.cosines[one] + self.by_share * self.shares.get(one, 0.0), _DIGITS)
+            for one in self.contenders
+            if one in self.cosines
+        }
+
+    def _scores(
+        self, by_meaning: Ranking | None, by_words: Ranking | None
+    ) -> tuple[dict[PointId, float], dict[PointId, float]]:
+        """Return the scores in two rankings, asked for in one request; keep payloads that come along."""
+        asked = [ranking for ranking in (by_meaning, by_words) if ranking is not None]
+        answers = self.points.rank(asked) if asked else []
+        for answer in answers:
+            self.payloads |= {one: payload for one, _, payload in answer if payload is not None}
+        found: list[Iterable[Any]] = list(answers)
+        cosines = {one: score for one, score, _ in found.pop(0)} if by_meaning else {}
+        return cosines, {one: score for one, score, _ in found.pop(0)} if by_words else {}

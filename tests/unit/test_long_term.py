@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import portalocker
+import filelock
 import pytest
 from contracts import LongTermMemoryContract
 from fakes_memory import InMemoryStore
@@ -89,7 +88,7 @@ def test_opening_and_adding_in_memory_is_cheap() -> None:
             for number in range(20):
                 store.add(f"fact {number}")
             added.append((time.perf_counter() - start) / 20)
-    assert min(opened) < 0.03  # 6 ms when quiet
+    assert min(opened) < 0.03  # 0.2 ms when quiet
     assert min(added) < 0.005  # 0.3 ms when quiet
 
 
@@ -134,12 +133,11 @@ def test_one_process_may_open_a_folder_twice(tmp_path: Path) -> None:
 
 def is_held(folder: Path) -> bool:
     """Tell whether anyone, this process included, has the folder open."""
-    with (folder / ".lock").open("r+") as file:
-        try:
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except portalocker.exceptions.LockException:
-            return True
-        return False
+    try:
+        with filelock.FileLock(folder / ".lock", blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
 
 
 def test_a_folder_is_let_go_when_its_last_store_is_closed_or_forgotten(tmp_path: Path) -> None:
@@ -205,36 +203,6 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
     for where in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(MemoryStoreError, match="folder that can be written"):
             LongTermMemory.open(where, embedder=EMBEDDER)
-
-
-FILL_THE_DISK = """
-import resource, signal, sys
-from agemem_dspy.errors import MemoryStoreError
-from agemem_dspy.memory import HashEmbedder, LongTermMemory
-store = LongTermMemory.open(sys.argv[1], user_id="ana", embedder=HashEmbedder())
-kept = store.add("kept")
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-try:
-    for number in range(1000):
-        store.add("filler " * 500, {"number": number})
-except MemoryStoreError as error:
-    print(error, flush=True)
-count = store.count()
-assert store.get(kept.id) == kept
-print(count, flush=True)
-"""
-
-
-def test_a_full_disk_is_an_error_and_keeps_what_was_written(tmp_path: Path) -> None:
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    process = in_other_process(FILL_THE_DISK, str(tmp_path))
-    message, count = process.communicate("")[0].splitlines()
-    assert "free disk space" in message
-    with LongTermMemory.open(tmp_path, user_id="ana", embedder=EMBEDDER) as store:
-        assert store.count() == int(count)
-        assert 1 < store.count() < 1000
-        assert store.all()[0].content == "kept"
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
