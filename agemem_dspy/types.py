@@ -247,7 +247,10 @@ class Group:
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Anything that turns texts into unit vectors. `name` identifies the model to a store."""
+    """Anything that turns texts into unit vectors. `name` identifies the model to a store.
+
+    One that remembers what it embedded also has `forget(texts)`, which a store calls with what it purges.
+    """
 
     name: str
     dimension: int

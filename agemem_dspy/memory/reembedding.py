@@ -43,7 +43,7 @@ class Reembedding:
     entries: int
 
 
-class FormerModel:
+class _FormerModel:
     """Stands for the model that filled a store, which need not be there any more: it has a name and embeds nothing."""
 
     def __init__(self, name: str, dimension: int) -> None:
@@ -78,7 +78,12 @@ def reembed(
     place = Path(os.path.realpath(Path(folder).expanduser()))
     wanted = CachedEmbedder(as_embedder(embedder), max_entries=_BATCH)
     beside = folder_beside(place, wanted)
-    if not place.is_dir() and _aside(place).is_dir():  # killed in the midst of an exchange in steps
+    if _aside(place).is_dir():  # an exchange in steps was killed
+        if place.exists():
+            raise MemoryStoreError(
+                f"{_aside(place)} was left when the folders were exchanged. Look which of it and {place} has the "
+                f"memories, put that at {place}, and remove the other."
+            )
         _aside(place).rename(place)
     if not place.is_dir():
         raise MemoryStoreError(f"There is no memory folder {str(place)!r} to re-embed.")
@@ -112,14 +117,14 @@ def folder_beside(place: Path, wanted: Embedder) -> Path:
     return place.with_name(f"{place.name}.reembed-{identity}")
 
 
-def _former_model(place: Path, wanted: Embedder) -> FormerModel | None:
+def _former_model(place: Path, wanted: Embedder) -> _FormerModel | None:
     """Return what stands for the model of a folder, None if it is the wanted one."""
     try:
         LongTermMemory.open(place, embedder=wanted).close()
     except EmbedderMismatch as error:
         if error.name is None or error.dimension is None:
             raise
-        return FormerModel(error.name, error.dimension)
+        return _FormerModel(error.name, error.dimension)
     return None
 
 
@@ -179,7 +184,7 @@ def _replace(place: Path, beside: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Exchange two folders: in one step where the system can (Linux), else in three, which `reembed` can go on from."""
+    """Exchange two folders: in one step where the system can (Linux), else in three."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "renameat2"):

@@ -175,6 +175,15 @@ def test_a_line_that_cannot_be_stored_does_not_end_the_conversation(tmp_path: Pa
     assert rows[1]["answer"] == {"answer": "Hello."}
 
 
+def test_the_memories_may_have_another_embedder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = tmp_path / "memories"
+    with scripted(step_reply(call("add_memory", content="Ana is celiac.")), step_reply(answer="Noted.")):
+        chat("I am celiac.\n", where, "--embedder", "hash-ngram-64")
+    assert "--embedder" in refused(agemem(capsys, "memory", "list", "--where", where))
+    told = agemem(capsys, "memory", "list", "--where", where, "--embedder", "hash-ngram-64", "--json")
+    assert [memory["content"] for memory in told.json["memories"]] == ["Ana is celiac."]
+
+
 def test_an_untrained_local_model_is_shown_as_it_is(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "tiny")
     said = chat("Hello.\n", tmp_path / "memories", "--max-rounds", "2", "--max-tokens", "4", model=model)

@@ -176,7 +176,7 @@ def test_the_former_store_goes_if_a_kill_came_before_it_was_removed(tmp_path: Pa
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_where_folders_cannot_be_exchanged_in_one_step_it_goes_on_from_each(
+def test_folders_that_are_exchanged_in_steps_are_never_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     folder = tmp_path / "memories"
@@ -190,7 +190,7 @@ def test_where_folders_cannot_be_exchanged_in_one_step_it_goes_on_from_each(
         taken.append(self)
         return rename(self, target)
 
-    monkeypatch.setattr("sys.platform", "elsewhere")
+    monkeypatch.setattr("sys.platform", "elsewhere")  # where there is no exchange in one step
     monkeypatch.setattr(Path, "rename", until_killed)
     if steps < 3:
         with pytest.raises(KeyboardInterrupt):
@@ -198,8 +198,13 @@ def test_where_folders_cannot_be_exchanged_in_one_step_it_goes_on_from_each(
     else:
         reembed(folder, NEW)
     monkeypatch.setattr(Path, "rename", rename)
+    if steps == 2:  # the new one is in its place, the former one aside
+        with pytest.raises(MemoryStoreError, match="memories.before-reembed.*remove the other"):
+            reembed(folder, NEW)
+        shutil.rmtree(tmp_path / "memories.before-reembed")
     reembed(folder, NEW)
     assert opened(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["memories"]
 
 
 def test_somebody_who_has_it_open_keeps_it(tmp_path: Path) -> None:
