@@ -54,9 +54,9 @@ def evaluate(
     With a `log_dir`, each question is a row of `<log_dir>/<name>.jsonl`, written as soon as it is
     played; a row of the same program, LM, metric and example is not played again. `progress` is
     called with (questions done, questions in all). A `TrajectoryReward` gives all its terms, or
-    the `answer` score alone where the program returns no trajectory; any other metric `reward`. An episode in a
-    world also gives `success`, `progress_rate` (see `progress`) and the number of `actions`. Each of `scores` adds
-    a column of its name for the answer alone: 0 where there is none.
+    the `answer` score alone where the program returns no trajectory; any other metric `reward`.
+    An episode in a world adds `success`, `progress_rate` (as `progress` has it) and `actions`, their number.
+    Each of `scores` adds a column of its name for the answer alone: 0 where there is none.
     A local policy that samples draws the same random numbers for an example in every evaluation.
 
     Raises:
@@ -119,7 +119,7 @@ def _play(program: Any, example: Any, metric: Callable[..., Any], scores: Mappin
     text = _text(answer)
     return {
         "kind": _plain(example.get("kind")),
-        "question": _plain(example.get("question")),
+        "question": _plain(example.get("question", example.get("goal"))),
         "gold": _plain(example.get("answer")),
         "prediction": None if answer is None else {field: _plain(value) for field, value in answer.items()},
         **_metric(example, pred, metric, trajectory),

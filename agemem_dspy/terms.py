@@ -79,10 +79,11 @@ Term = Callable[[Any, Trajectory, TermContext], float]
 
 
 def answer(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:
-    """Return the unweighted answer score in [0, 1], 0 when the agent never answered; in a world its progress."""
-    if trajectory.outcome is not None:
-        return trajectory.outcome.progress
-    return 0.0 if trajectory.answer is None else score_fields(example, trajectory.answer, ctx)
+    """Return the unweighted answer score in [0, 1], in a world the progress; 0 when the agent never answered."""
+    if not trajectory.answered:
+        return 0.0
+    outcome = trajectory.outcome
+    return score_fields(example, trajectory.answer or {}, ctx) if outcome is None else outcome.progress
 
 
 def task(example: Any, trajectory: Trajectory, ctx: TermContext) -> float:

@@ -6,13 +6,9 @@ from agemem_dspy.environments import Environment, Observation, StepResult
 
 
 class Counter(Environment):
-    """A world in which one counts to three; `shares` is what it reports as progress.
-
-    `Counter(task)` has the name "test:task"; `begun` holds the seed of every reset, of any of them.
-    """
+    """A world in which one counts to three; `shares` is what it reports as progress."""
 
     shares = (1 / 3, 2 / 3, 1.0)
-    begun: list[int | None] = []  # noqa: RUF012 - shared on purpose
 
     def __init__(self, task: str, *, max_steps: int = 30) -> None:
         super().__init__(f"test:{task}", max_steps=max_steps)
@@ -23,7 +19,6 @@ class Counter(Environment):
 
     def _begin(self, seed: int | None) -> tuple[str, StepResult]:
         self.said = 0
-        self.begun.append(seed)
         return "Count to three.", StepResult(Observation("zero", ("more",)), 0.0, 0.0, False)
 
     def _act(self, action: str) -> StepResult | None:

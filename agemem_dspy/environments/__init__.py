@@ -27,7 +27,7 @@ def make_environment(name: str, **options: Any) -> Environment:
         options: `max_steps`, and what the world takes beside it.
 
     Raises:
-        ConfigurationError: no such kind, task or option.
+        ConfigurationError: no such kind or task.
         MissingDependency: the world's extra is not installed; names the command.
     """
     kind, _, task = name.partition(":")

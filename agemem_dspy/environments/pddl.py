@@ -7,7 +7,7 @@ pyperplan reads and grounds the files, and its planner is the expert. Deviations
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,10 @@ class PDDL(Environment):
         return tuple(in_words(name, self._words.actions) for name in plan_of(self.name, ground(self._problem)))
 
 
-def in_words(literal: str, words: Any) -> str:
+def in_words(literal: str, words: Mapping[str, str]) -> str:
     """Return "(at ball1 rooma)" in a domain's words for facts or actions."""
     name, *arguments = literal.strip("()").split()
-    return str(words[name].format(*arguments))
+    return words[name].format(*arguments)
 
 
 def _told(facts: Collection[str], words: DomainWords) -> list[str]:
@@ -104,6 +104,9 @@ def _read(problem: Path) -> tuple[Any, Any]:
     try:
         parser = Parser(str(domain), str(problem))
         read = parser.parse_problem(parser.parse_domain())
-        return read, ground(read, remove_statics_from_initial_state=False, remove_irrelevant_operators=False)
-    except Exception as error:
+        task = ground(read, remove_statics_from_initial_state=False, remove_irrelevant_operators=False)
+    except Exception as error:  # its parser raises whatever a malformed file leads it to
         raise DataError(f"{problem}: pyperplan cannot read it with {domain.name}: {error}") from error
+    if not task.goals:
+        raise DataError(f"{problem}: the goal has no condition; give it one at least")
+    return read, task

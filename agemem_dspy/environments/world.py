@@ -113,7 +113,7 @@ class Environment(ABC):
             raise ConfigurationError(f"a seed is 0 or more, not {seed}")
         self._goal, self._last = None, None  # nothing stands if the backend raises
         goal, first = self._begin(seed)
-        self._goal, self._last, self._steps = goal, _checked(self.name, first), 0
+        self._goal, self._last, self._steps = goal, self._checked(first), 0
         return first.observation
 
     def step(self, action: str) -> StepResult:
@@ -130,8 +130,8 @@ class Environment(ABC):
         if result is None:
             result = replace(before, observation=_refusal(wanted, before.observation), reward=0.0, possible=False)
         self._steps += 1
-        result = _checked(self.name, replace(result, progress=max(result.progress, before.progress)))
-        self._last = replace(result, done=result.done or result.success or self._steps >= self.max_steps)
+        result = self._checked(replace(result, progress=max(result.progress, before.progress)))
+        self._last = replace(result, done=result.done or self._steps >= self.max_steps)
         return self._last
 
     def solution(self) -> tuple[str, ...]:
@@ -185,13 +185,12 @@ class Environment(ABC):
             raise WorldError(f"there is no {what} before the first episode in {self.name}: call reset")
         return self._last
 
+    def _checked(self, result: StepResult) -> StepResult:
+        if not 0.0 <= result.progress <= 1.0:
+            raise WorldError(f"{self.name} reports a progress of {result.progress}, which is not in [0, 1]")
+        return replace(result, done=result.done or result.success)
+
 
 def _refusal(action: str, before: Observation) -> Observation:
     shown = action if len(action) <= _LONGEST_ECHO else action[:_LONGEST_ECHO] + "…"
     return replace(before, text=f"Nothing happens: {shown!r} is not possible here. {before.choices}".rstrip())
-
-
-def _checked(name: str, result: StepResult) -> StepResult:
-    if not 0.0 <= result.progress <= 1.0:
-        raise WorldError(f"{name} reports a progress of {result.progress}, which is not in [0, 1]")
-    return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,16 @@ def test_the_settings_of_an_episode_are_saved(tmp_path: Path) -> None:
     make(carry_memory=True, max_steps=12).save(tmp_path / "program")
     loaded = am.load(tmp_path / "program")
     assert (loaded.stages, loaded.max_steps, loaded.carry_memory) == (3, 12, True)
+
+
+def test_a_folder_from_before_there_were_worlds_is_loaded(tmp_path: Path) -> None:
+    make(stages=2).save(tmp_path)
+    program = tmp_path / "program.json"
+    state = json.loads(program.read_text("utf-8"))
+    del state["max_steps"], state["carry_memory"]
+    program.write_text(json.dumps(state), "utf-8")
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    manifest["files"]["program.json"] = hashlib.sha256(program.read_bytes()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    loaded = am.load(tmp_path)
+    assert (loaded.stages, loaded.max_steps, loaded.carry_memory) == (2, 30, False)

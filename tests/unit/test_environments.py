@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,17 @@ def test_a_progress_outside_the_range_is_the_worlds_mistake() -> None:
     world.reset()
     with pytest.raises(WorldError, match=r"test:wrong reports a progress of 33.0"):
         world.step("more")
+
+
+def test_an_episode_may_begin_at_its_goal() -> None:
+    class Done(Counter):
+        def _begin(self, seed: int | None) -> tuple[str, StepResult]:
+            goal, first = super()._begin(seed)
+            return goal, replace(first, progress=1.0)
+
+    world = Done("done")
+    world.reset()
+    assert (world.last.done, world.last.success, world.steps) == (True, True, 0)
 
 
 def test_a_reset_that_fails_leaves_no_episode() -> None:

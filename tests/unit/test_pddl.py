@@ -165,6 +165,9 @@ def test_files_that_are_not_there_or_no_pddl_are_named(tmp_path: Path) -> None:
     problem.write_text("(define (problem", "utf-8")
     with pytest.raises(DataError, match=r"problem.pddl: pyperplan cannot read it with domain.pddl"):
         make_environment(name)
+    problem.write_text(TOWER.replace("(on b1 b2) (on b2 b3) (on-table b3)", ""), "utf-8")
+    with pytest.raises(DataError, match=r"problem.pddl: the goal has no condition"):
+        make_environment(name)
     problem.write_text(TOWER, "utf-8")
     problem.parent.with_suffix(".pddl").unlink()
     with pytest.raises(DataError, match=r"domain.pddl: no such file"):
