@@ -1,6 +1,7 @@
 """AgentBoard's test sets: each row of a label file as an example in the world that it is of.
 
-A row's progress labels (`subgoals`) and difficulty come along. Rows of PDDL problems have their problem by its place
+A row's progress labels (`subgoals`) and difficulty come along. ScienceWorld reads the file itself, and its seed is the
+place of a row. Rows of PDDL problems have their problem by its place
 among the files of its domain, in the order of their names; the reader checks that its goal is the one labelled.
 """
 
@@ -53,15 +54,16 @@ def load(where: str | Path, *, limit: int | None = None) -> list[dspy.Example]:
     path, counts = Path(where), dict[str, int]()
     examples = []
     for place, row in islice(_rows(path), limit):
-        subtask = str(row.additional_info.get("subtask", ""))
+        subtask = str(row.additional_info.get("subtask", row.task))
         position = counts[subtask] = counts.get(subtask, -1) + 1
         name, seed = _world_of(row, subtask, position, path, place)
         with make_environment(name) as world:
             world.reset(seed)
             _check(world, row, place)
-            # The labels of a PDDL problem are its conditions, which the world counts itself.
+            # The labels of a PDDL problem are its conditions, which the world counts itself; so does ScienceWorld.
             labels = {"subgoals": row.alternatives, "goal": row.goal} if row.task == "babyai" else {}
-            kept = {"id": f"{row.task}-{row.id}", "kind": subtask, "difficulty": row.difficulty}
+            kind = row.additional_info.get("env_name", subtask)
+            kept = {"id": f"{row.task}-{row.id}", "kind": kind, "difficulty": row.difficulty}
             examples.append(to_example(world, seed, kept | labels))
     return examples
 
@@ -90,7 +92,9 @@ def _world_of(row: Row, subtask: str, position: int, path: Path, place: str) -> 
                     f"{place}: row {position + 1} of {subtask}, but {folder} holds {len(problems)} problems"
                 )
             return f"pddl:{problems[position]}", 0
-    raise DataError(f"{place}: task: {row.task!r} is not read here; babyai and pddl are")
+        case "scienceworld":
+            return f"scienceworld:{path}", position
+    raise DataError(f"{place}: task: {row.task!r} is not read here; babyai, pddl and scienceworld are")
 
 
 def _check(world: Environment, row: Row, place: str) -> None:

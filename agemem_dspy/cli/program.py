@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 DataOption = Annotated[
     str,
-    typer.Option("--data", help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, or jsonl:PATH."),
+    typer.Option(
+        "--data",
+        help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, agentboard:PATH, or jsonl:PATH.",
+    ),
 ]
 DifficultyOption = Annotated[
     str | None, typer.Option("--difficulty", help="easy, medium or hard; assistant data only.")

@@ -1,22 +1,21 @@
 """ScienceWorld: 30 tasks of elementary science in a house of ten rooms, on its own simulator.
 
-Deviations from AgentBoard: 1. without its labels the goal, the progress and the end are ScienceWorld's own; 2. "reset
-task" is no action; 3. the simulator is made deterministic (`scienceworld_server`).
+Deviations: 1. "reset task" is no action; 2. the simulator is made deterministic (`scienceworld_server`); 3. possible
+actions are not listed at every step, since there are thousands: the rules name their forms.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agemem_dspy.environments.scienceworld_labels import Labels, read_labels
+from agemem_dspy.environments.scienceworld_labels import Episode, read_episodes
 from agemem_dspy.environments.scienceworld_server import WAITING
 from agemem_dspy.environments.world import Environment, Observation, StepResult
 from agemem_dspy.errors import ConfigurationError, WorldError
 
-AGENTBOARD_SIMPLIFICATIONS = ("selfWateringFlowerPots", "openContainers", "openDoors", "noElectricalAction")
+AGENTBOARD_SIMPLIFICATIONS = "selfWateringFlowerPots,openContainers,openDoors,noElectricalAction"
 SPLITS = ("train", "dev", "test")
 RULES = (
     "You are in a house with rooms, things, animals and plants; time passes with every action.",
@@ -35,61 +34,50 @@ _RESET = "reset task"
 
 
 class ScienceWorld(Environment):
-    """A task of ScienceWorld; progress is its score, or the share of AgentBoard's subgoals where labels are given.
+    """A task of ScienceWorld; progress is its score, or the share of AgentBoard's subgoals that were met.
 
     A world has a Java process of its own, which is used again by worlds that are made soon after it is closed.
 
     Args:
         task: "boil/3" is variation 3 of the task; with "boil", "boil/train", "boil/dev" or "boil/test" the seed
-            chooses a variation of all or of ScienceWorld's own split, number `seed` modulo how many there are.
+            chooses a variation, of all or of ScienceWorld's own split. A path of AgentBoard's labels (its
+            scienceworld/test.jsonl) stands for its episodes, of which the seed chooses one: with AgentBoard's goal and
+            simplifications, reached when every subgoal was met, and not ended by a failure before.
+            A seed of n or more, when there are n to choose from, begins again with the first.
         max_steps: actions allowed in an episode.
-        labels: path of AgentBoard's labels (its scienceworld/test.jsonl). Then the goal is in AgentBoard's words, it
-            is reached when every subgoal was met and never failed, and only labelled variations are played.
-        simplifications: ScienceWorld's own, by name. Left out: AgentBoard's four with labels, none without.
 
     Raises:
-        ConfigurationError: no such task, variation or simplification, or no labels for it.
+        ConfigurationError: no such task or variation.
         DataError: the labels cannot be read.
         MissingDependency: the package scienceworld or a Java runtime is missing.
         WorldError: Java does not start.
     """
 
-    def __init__(
-        self,
-        task: str,
-        *,
-        max_steps: int = 30,
-        labels: str | Path | None = None,
-        simplifications: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, task: str, *, max_steps: int = 30) -> None:
         super().__init__(f"scienceworld:{task}", max_steps=max_steps)
-        self._labels = read_labels(labels) if labels is not None else {}
-        given = AGENTBOARD_SIMPLIFICATIONS if labels is not None else ()
-        self._simplifications = tuple(given if simplifications is None else simplifications)
         self._server = WAITING.take()
         self._ask = self._server.ask
         try:
-            self._task, self._variations = self._found(*task.split("/", 1))
+            self._episodes = self._found(task)
         except BaseException:
             self.close()
             raise
-        self._variation, self._score = self._variations[0], 0.0
+        self._episode, self._score = self._episodes[0], 0.0
         self._met: frozenset[int] = frozenset()
         self._taken: list[str] = []
-        self._solutions: dict[int, tuple[str, ...]] = {}
+        self._solutions: dict[Episode, tuple[str, ...]] = {}
 
     @property
     def rules(self) -> tuple[str, ...]:
         return RULES
 
     def _begin(self, seed: int | None) -> tuple[str, StepResult]:
-        number = random.randrange(len(self._variations)) if seed is None else seed % len(self._variations)
-        self._variation = self._variations[number]
+        count = len(self._episodes)
+        self._episode = self._episodes[random.randrange(count) if seed is None else seed % count]
         text = self._load()
-        goal = str(self._ask("freeActionTaskDesc")).removeprefix("Task Description:").strip()
+        goal = self._episode.goal or self._ask("freeActionTaskDesc").removeprefix("Task Description:").strip()
         first = Observation(f"{text}\n{self._ask('freeActionInventory')}")
-        labels = self._labelled()
-        return labels.goal if labels else goal, replace(self._stand(first), reward=0.0)
+        return goal, replace(self._stand(first), reward=0.0)
 
     def _act(self, action: str) -> StepResult | None:
         if action.lower() == _RESET:
@@ -99,16 +87,16 @@ class ScienceWorld(Environment):
         return None if text == _UNKNOWN else self._stand(Observation(text))
 
     def _solve(self) -> tuple[str, ...]:
-        if self._variation not in self._solutions:
+        if self._episode not in self._solutions:
             taken, stood = self._taken, (self._met, self._score)
             try:
-                self._solutions[self._variation] = self._expert()
-            finally:  # the simulator has been used for it, and has to be where it was
+                self._solutions[self._episode] = self._expert()
+            finally:  # the simulator was used for it, and has to be where it was
                 self._load()
                 for action in taken:
                     self._ask("step", action)
                 self._taken, (self._met, self._score) = taken, stood
-        return self._solutions[self._variation]
+        return self._solutions[self._episode]
 
     def _release(self) -> None:
         WAITING.put(self._server)
@@ -118,54 +106,49 @@ class ScienceWorld(Environment):
         self._load(expert=True)
         plan = list(self._ask("getGoldActionSequence"))
         for count, action in enumerate(plan, start=1):
-            if self._stand(Observation(self._ask("step", action))).success:
+            if self._stand(Observation(str(self._ask("step", action)))).success:
                 return tuple(plan[:count])
         raise WorldError(
-            f"ScienceWorld's expert does not reach the goal of {self.name}, variation {self._variation}"
-            + (": it knows nothing of AgentBoard's subgoals" if self._labels else "")
+            f"ScienceWorld's expert does not reach the goal of {self.name}: {self._episode.task}, variation "
+            f"{self._episode.variation}" + (" (it knows nothing of subgoals)" if self._episode.subgoals else "")
         )
 
     def _load(self, *, expert: bool = False) -> str:
-        """Begin the variation anew and return what is seen."""
+        """Begin the episode anew and return what is seen."""
         self._taken, self._met, self._score = [], frozenset(), 0.0
-        self._ask("load", self._task, self._variation, ",".join(self._simplifications), expert)
+        episode = self._episode
+        self._ask("load", episode.task, episode.variation, AGENTBOARD_SIMPLIFICATIONS * bool(episode.subgoals), expert)
         return str(self._ask("step", "look around"))
 
     def _stand(self, observation: Observation) -> StepResult:
         """Return where the episode stands after an observation; the reward is in ScienceWorld's points of 100."""
         before, self._score = self._score, float(self._ask("getScore"))
         reward = float(round(100 * self._score) - round(100 * before))
-        if labels := self._labelled():
-            self._met |= labels.met(observation.text)
-            progress = len(self._met) / len(labels.subgoals)
-            return StepResult(observation, reward, progress, progress == 1.0)
+        if subgoals := self._episode.subgoals:
+            self._met |= self._episode.met(observation.text)
+            return StepResult(observation, reward, len(self._met) / len(subgoals), len(self._met) == len(subgoals))
         over = bool(self._ask("getCompleted")) or self._score < 0
         return StepResult(observation, reward, max(0.0, self._score), over)
 
-    def _labelled(self) -> Labels | None:
-        return self._labels.get((self._task, self._variation))
-
-    def _found(self, task: str, which: str | None = None) -> tuple[str, tuple[int, ...]]:
-        """Return the task and the variations that the seed may choose from."""
+    def _found(self, task: str) -> tuple[Episode, ...]:
+        """Return the episodes that the seed chooses from."""
         tasks = list(self._ask("getTaskNames"))
-        if task not in tasks:
-            raise ConfigurationError(f"there is no ScienceWorld task {task!r}; there are {', '.join(tasks)}")
-        known = ["easy", *self._ask("getPossibleSimplifications").split(", ")]
-        if strange := [name for name in self._simplifications if name not in known]:
-            raise ConfigurationError(f"unknown simplification {strange[0]!r}; there are {', '.join(known)}")
-        count = int(self._ask("getTaskMaxVariations", task))
-        variations: Sequence[int] = range(count)
+        if task.endswith(".jsonl"):
+            episodes = read_episodes(Path(task))
+            if strange := {episode.task for episode in episodes}.difference(tasks):
+                raise ConfigurationError(f"{task} names the task {min(strange)!r}; there are {', '.join(tasks)}")
+            return episodes
+        name, _, which = task.partition("/")
+        if name not in tasks:
+            raise ConfigurationError(f"there is no ScienceWorld task {name!r}; there are {', '.join(tasks)}")
+        count = int(self._ask("getTaskMaxVariations", name))
+        if not which:
+            return tuple(Episode(name, variation) for variation in range(count))
         if which in SPLITS:
-            self._ask("load", task, 0, "", False)
-            variations = [int(one) for one in self._ask(f"getVariations{which.capitalize()}")]
-        elif which is not None:
-            if not which.isdecimal() or int(which) >= count:
-                raise ConfigurationError(
-                    f"{self.name}: {task} has the variations 0 to {count - 1}, and the splits {', '.join(SPLITS)}"
-                )
-            variations = [int(which)]
-        if self._labels:
-            variations = [one for one in variations if (task, one) in self._labels]
-            if not variations:
-                raise ConfigurationError(f"{self.name} is not among the labelled episodes")
-        return task, tuple(variations)
+            self._ask("load", name, 0, "", False)  # the split is asked of the task that is loaded
+            return tuple(Episode(name, int(one)) for one in self._ask(f"getVariations{which.capitalize()}"))
+        if not which.isdecimal() or int(which) >= count:
+            raise ConfigurationError(
+                f"{self.name}: {name} has the variations 0 to {count - 1}, and the splits {', '.join(SPLITS)}"
+            )
+        return (Episode(name, int(which)),)

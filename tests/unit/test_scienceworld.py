@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from contracts import EnvironmentContract
 
+from agemem_dspy.data import load_dataset
 from agemem_dspy.environments import Environment, StepResult, make_environment
 from agemem_dspy.errors import ConfigurationError, DataError, MissingDependency, WorldError
 
 pytest.importorskip("scienceworld", reason='the extra scienceworld is not installed: pip install -e ".[scienceworld]"')
 from agemem_dspy.environments import scienceworld_server
-from agemem_dspy.environments.scienceworld_labels import read_labels
+from agemem_dspy.environments.scienceworld_labels import read_episodes
 from agemem_dspy.environments.scienceworld_server import WAITING, Server, java_path
 
 LABELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "agentboard" / "scienceworld_test.jsonl"
@@ -36,8 +37,8 @@ def no_process_is_left() -> Iterator[None]:
     WAITING.end()
 
 
-def world(task: str, **options: Any) -> Environment:
-    return make_environment(f"scienceworld:{task}", **{"max_steps": 200, **options})
+def world(task: object) -> Environment:
+    return make_environment(f"scienceworld:{task}", max_steps=200)
 
 
 def play(one: Environment, actions: tuple[str, ...]) -> list[StepResult]:
@@ -85,12 +86,11 @@ def test_asking_for_the_solution_leaves_the_episode_where_it_is() -> None:
 
 def test_the_seed_chooses_a_variation_of_the_split() -> None:
     with world("lifespan-longest-lived/dev") as split, world("lifespan-longest-lived/train") as other:
-        assert not set(split._variations) & set(other._variations)
-        first, second = split._variations[:2]
-        with world(f"lifespan-longest-lived/{second}") as fixed:
-            assert fixed.reset(0) == fixed.reset(5) == split.reset(1) == split.reset(1 + len(split._variations))
+        assert not set(split._episodes) & set(other._episodes)
+        count, second = len(split._episodes), split._episodes[1]
+        with world(f"lifespan-longest-lived/{second.variation}") as fixed:
+            assert fixed.reset(0) == fixed.reset(5) == split.reset(1) == split.reset(1 + count)
         assert split.reset(0) != split.reset(1)
-        assert first != second
 
 
 def test_a_wrong_focus_fails() -> None:
@@ -134,23 +134,20 @@ def write(folder: Path, *lines: Any) -> Path:
 
 
 def test_with_labels_the_goal_and_the_progress_are_agentboards(tmp_path: Path) -> None:
-    labels = write(tmp_path, row(), row(additional_info={"var": 9, "env_name": "boil"}))
-    with world("lifespan-longest-lived", labels=labels) as one:
-        assert "door to the hallway (that is open)" in one.reset(3).text
+    with world(write(tmp_path, row(additional_info={"var": 9, "env_name": "boil"}), row())) as one:
+        assert "door to the hallway (that is open)" in one.reset(3).text  # AgentBoard opens the doors
         assert one.goal == "Go outside and focus on the crocodile."
-        shares = [result.progress for result in play(one, one.solution())]
+        shares = [one.step(action).progress for action in one.solution()]
         assert shares[-2:] == [0.5, 1.0]
         assert set(shares[:-2]) == {0.0}
-        assert not play(one, ("focus on orange",))[0].done  # ScienceWorld's verdict does not count
-    with world("lifespan-longest-lived", labels=labels, simplifications=()) as one:
-        assert "door to the hallway (that is closed)" in one.reset(3).text
+        one.reset(3)
+        assert not one.step("focus on orange").done  # ScienceWorld's verdict does not count
 
 
 def test_subgoals_that_the_expert_does_not_meet_are_an_error(tmp_path: Path) -> None:
-    labels = write(tmp_path, row(subgoals=["You fly"]))
-    with world("lifespan-longest-lived/5", labels=labels) as one:
+    with world(write(tmp_path, row(subgoals=["You fly"]))) as one:
         one.reset()
-        with pytest.raises(WorldError, match="variation 5: it knows nothing of AgentBoard's subgoals"):
+        with pytest.raises(WorldError, match=r"lifespan-longest-lived, variation 5 \(it knows nothing of subgoals\)"):
             one.solution()
 
 
@@ -166,44 +163,43 @@ def test_subgoals_that_the_expert_does_not_meet_are_an_error(tmp_path: Path) -> 
 )
 def test_malformed_labels_name_line_and_field(tmp_path: Path, lines: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
-        read_labels(write(tmp_path, *lines))
+        read_episodes(write(tmp_path, *lines))
     with pytest.raises(DataError, match="cannot be read"):
-        read_labels(tmp_path / "absent.jsonl")
+        read_episodes(tmp_path / "absent.jsonl")
 
 
 @pytest.mark.skipif(not LABELS.is_file(), reason="AgentBoard's labels are not beside this checkout (../shared/data)")
-def test_agentboards_labels_belong_to_these_variations() -> None:
+def test_agentboards_episodes_are_these() -> None:
     """The lines are in no order of tasks and the subgoals in no order of time: both are found by what they say."""
-    labels = read_labels(LABELS)
-    assert len(labels) == 90
-    met = []
-    for variation in (0, 5, 6):
-        with world(f"lifespan-longest-lived/{variation}", labels=LABELS) as one:
-            one.reset()
+    with world(LABELS) as one:
+        assert len(set(one._episodes)) == 90
+        for seed in (0, 1, 50):
+            one.reset(seed)
             own = one._ask("freeActionTaskDesc").removeprefix("Task Description:").strip()
-            assert own == one.goal == labels["lifespan-longest-lived", variation].goal
-            met.append(play(one, one.solution())[-1].success)
-    assert met == [True] * 3
+            assert own == one.goal == one._episodes[seed].goal
+            assert [one.step(action) for action in one.solution()][-1].success
+    example = load_dataset(f"agentboard:{LABELS}", limit=4)[3]
+    assert (example.environment, example.seed) == (f"scienceworld:{LABELS}", 3)
+    assert example.kind == "lifespan-longest-lived-then-shortest-lived"
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "message"),
+    ("task", "message"),
     [
-        ("fly", {}, "no ScienceWorld task 'fly'; there are boil, .*use-thermometer"),
-        ("boil/30", {}, "boil has the variations 0 to 29, and the splits train, dev, test"),
-        ("boil/hard", {}, "boil has the variations 0 to 29"),
-        ("boil", {"simplifications": ["fly"]}, "unknown simplification 'fly'; there are easy, .*openDoors"),
-        ("boil", {"max_steps": 0}, "max_steps must be 1 or more"),
+        ("fly", "no ScienceWorld task 'fly'; there are boil, .*use-thermometer"),
+        ("boil/30", "boil has the variations 0 to 29, and the splits train, dev, test"),
+        ("boil/hard", "boil has the variations 0 to 29"),
     ],
 )
-def test_what_there_is_not_is_named(task: str, options: dict[str, Any], message: str) -> None:
+def test_what_there_is_not_is_named(task: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        world(task, **options)
+        world(task)
 
 
-def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="scienceworld:boil/4 is not among the labelled episodes"):
-        world("boil/4", labels=write(tmp_path, row()))
+def test_labels_of_an_unknown_task_are_refused(tmp_path: Path) -> None:
+    labels = write(tmp_path, row(additional_info={"var": 0, "env_name": "fly"}))
+    with pytest.raises(ConfigurationError, match="labels.jsonl names the task 'fly'; there are boil, "):
+        world(labels)
 
 
 def test_a_process_is_used_again_and_ends_when_no_world_comes(monkeypatch: pytest.MonkeyPatch) -> None:

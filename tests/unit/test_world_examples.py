@@ -157,7 +157,7 @@ def test_a_row_becomes_the_episode_that_it_labels(tmp_path: Path) -> None:
     [
         (["{"], "test.jsonl:1: not JSON"),
         ([row(), row(subgoals="x")], "test.jsonl:2: subgoals: Input should be a valid list"),
-        ([row(task="webshop")], "test.jsonl:1: task: 'webshop' is not read here; babyai and pddl are"),
+        ([row(task="webshop")], "test.jsonl:1: task: 'webshop' is not read here; babyai, pddl and scienceworld"),
         ([row(task="pddl", additional_info={"subtask": "gripper"})], "row 1 of gripper, but .* holds 0 problems"),
     ],
 )
