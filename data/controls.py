@@ -59,7 +59,11 @@ def with_distractors(
             distractors=make_distractors(
                 n,
                 seed=f"{seed}/{example.get('id')}",
-                avoid=[*example.messages, example.question, str(example.answer), *(example.get("facts") or ())],
+                avoid=[
+                    *example.messages,
+                    *(str(example.get(name) or "") for name in ("question", "answer", "goal")),
+                    *(example.get("facts") or ()),
+                ],
                 split=split,
             )
         )

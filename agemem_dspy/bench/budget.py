@@ -78,7 +78,7 @@ def prompt_lengths(method: Contestant, example: dspy.Example) -> list[int]:
     """Return the conversation's tokens in the prompt of each LM call of an episode."""
     messages = [approximate_tokens(text) for text in example.messages]
     distractors = [approximate_tokens(text) for text in example.distractors]
-    question = approximate_tokens(example.question)
+    question = approximate_tokens(str(example.get("question") or ""))
     mean = round(statistics.fmean(messages or [0]))
     clearing = [tokens + _CALL for tokens in distractors]
     match method.method:

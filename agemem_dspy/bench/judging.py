@@ -69,12 +69,11 @@ class RowJudge:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _scores(self, row: Mapping[str, Any], example: dspy.Example) -> dict[str, float]:
-        answered = row["prediction"] and ", ".join(str(value) for value in row["prediction"].values())
-        scores = {
-            "judge": self.answer(question=row["question"], expected=str(row["gold"]), answer=answered)
-            if answered
-            else 0.0
-        }
+        scores = {}
+        if row["gold"] is not None:  # else the task was not a question
+            given = ", ".join(str(value) for value in (row["prediction"] or {}).values())
+            asked = {"question": row["question"], "expected": str(row["gold"]), "answer": given}
+            scores["judge"] = self.answer(**asked) if given else 0.0
         facts = list(example.get("facts") or ())
         if facts:
             scores["memory_judge"] = self.memory(entries=row["memories"], facts=facts) if row["memories"] else 0.0

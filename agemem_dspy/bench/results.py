@@ -100,10 +100,11 @@ class BenchResults:
 
 def measured(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with HotpotQA's EM and F1 of its answer, and a column `calls.<tool>` for each memory tool."""
-    given = ", ".join(str(value) for value in (row["prediction"] or {}).values())
-    gold = str(row["gold"])
     counts = row.get("calls", {})
     calls = {f"calls.{tool}": counts.get(tool, {}).get("attempted", 0) for tool in (*OPERATIONS, *counts)}
+    if row["gold"] is None:  # the task was not a question
+        return {**row, **calls}
+    given, gold = ", ".join(str(value) for value in (row["prediction"] or {}).values()), str(row["gold"])
     return {**row, "em": exact_match(given, gold), "f1": hotpotqa_f1(given, gold), **calls}
 
 

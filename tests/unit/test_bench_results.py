@@ -37,6 +37,7 @@ def test_a_row_gets_hotpotqas_scores_and_a_column_for_every_tool() -> None:
     assert (row["em"], row["f1"]) == (1.0, 1.0)
     assert (row["calls.add_memory"], row["calls.filter_context"]) == (2, 0)
     assert measured({"prediction": None, "gold": "Rome"})["f1"] == 0.0
+    assert not {"em", "f1"} & set(measured({"prediction": None, "gold": None, "success": 1.0}))  # nothing was asked
 
 
 def test_seeds_are_pooled_by_question_and_tested_against_the_baseline(run: Path) -> None:
@@ -87,9 +88,8 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path) -> None:
     ],
 )
 def test_the_papers_numbers_have_the_means_that_it_prints(model: str, means: dict[str, float]) -> None:
-    places = {
-        "ALFWorld": "success", "ScienceWorld": "success", "PDDL": "progress", "BabyAI": "success", "HotpotQA": "judge",
-    }  # fmt: skip
+    places = {"ALFWorld": "success", "ScienceWorld": "success", "PDDL": "progress_rate", "BabyAI": "success"}
+    places["HotpotQA"] = "judge"
     columns = [published("main", world)[model, measure] for world, measure in places.items()]
     found = {name: 100 * sum(column[name] for column in columns) / len(columns) for name in means}
     assert found == pytest.approx(means, abs=0.02)
@@ -187,6 +187,12 @@ def test_the_judge_scores_answers_and_memories_once(tmp_path: Path) -> None:
     assert told == [(1, 2), (2, 2)]
     RowJudge(lm).judge(ROWS, EXAMPLES, file)
     assert len(lm.engine.prompts) == 2
+
+
+def test_an_episode_without_a_question_is_not_judged(tmp_path: Path) -> None:
+    lm, file = scripted_lm([]), tmp_path / "scores.jsonl"
+    RowJudge(lm).judge([{**ROWS[1], "gold": None}], {"b": dspy.Example(goal="go there")}, file)
+    assert json.loads(file.read_text("utf-8")) == {"id": "b"}
 
 
 def test_a_judge_that_fails_is_no_score_and_keeps_what_it_scored(tmp_path: Path) -> None:
