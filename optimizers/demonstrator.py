@@ -13,7 +13,7 @@ import dspy
 from agemem_dspy.environments import make_environment
 from agemem_dspy.errors import ConfigurationError, DataError
 from agemem_dspy.programs.episode import ThreeStageEpisode
-from agemem_dspy.signatures import answer_fields
+from agemem_dspy.signatures import OPERATIONS, answer_fields
 
 
 class Demonstrator(dspy.Module):
@@ -166,7 +166,7 @@ def within_tools(
     """
     for output in outputs:
         calls = output.get("tool_calls", [])
-        possible = [call for call in calls if call["name"] in tools]
+        possible = [call for call in calls if call["name"] in tools or call["name"] not in OPERATIONS]
         if possible or not calls:
             yield {**output, "tool_calls": possible} if calls else output
         elif calls[0]["name"] != "retrieve_memory":

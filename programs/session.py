@@ -129,6 +129,7 @@ class Session:
     def _step(self, must_answer: bool) -> Play:
         """Make one LM call and execute what it asks for; return whether the turn is over."""
         kit, signature, tape = self.toolkit, self.predictor.signature, Tape()
+        self.window.tools = kit.tools  # a world offers one more
         output: Mapping[str, Any] = {}
         error, wrote = None, ""
         overflow = yield from self._make_room()
