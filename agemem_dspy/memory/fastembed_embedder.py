@@ -47,7 +47,7 @@ class FastEmbedEmbedder(BatchedEmbedder):
             raise MissingDependency(f"FastEmbedEmbedder needs the package fastembed: {INSTALL}") from error
         self.model, self.folder = model, None if folder is None else Path(folder).expanduser()
         self.threads = positive("threads", threads)
-        place = {"specific_model_path": str(self.folder)} if self.folder else {}
+        place: dict[str, Any] = {"specific_model_path": str(self.folder)} if self.folder else {}
         try:
             self._model = TextEmbedding(model, cache_dir=str(cache_folder() / "fastembed"), threads=threads, **place)
             dimension = self._model.embedding_size
