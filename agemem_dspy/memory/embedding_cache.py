@@ -125,7 +125,9 @@ class EmbeddingCache:
                 connection.executemany("DELETE FROM vectors WHERE text = ?", keys)
             connection.execute("PRAGMA synchronous = OFF")
 
-        if keys and self._path.exists():
+        with self._explained():
+            there = self._inode() != 0
+        if keys and there:
             self._run(remove)
 
     def clear(self) -> None:
