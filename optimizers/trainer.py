@@ -21,11 +21,9 @@ from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.packed import Memory, Predictions, forward, predictions
 from agemem_dspy.optimizers.trained import trained_model
 from agemem_dspy.optimizers.training import Sampling, TrainerConfig, Updated, rate_at
-from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
+from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree, parts
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.versions import Weights
-
-_TRUNK_BATCHES = 2  # most tokens of a trunk, in micro-batches
 
 
 class PolicyTrainer:
@@ -170,7 +168,7 @@ class PolicyTrainer:
             rate: what the learning rate is multiplied by in this step.
         """
         total = 0.0
-        for samples in self._parts(processes.share(trajectories)):
+        for samples in self._parts(trajectories):
             weights = self._columns(samples)[2]
 
             def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
@@ -205,34 +203,28 @@ class PolicyTrainer:
             that were computed.
         """
         sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "ratio": 0.0, "logp": 0.0, "tokens": 0.0}
-        for samples in self._parts(processes.share(trajectories)):
+        for samples in self._parts(trajectories):
             columns = self._columns(samples)
             reference = self._reference_logprobs(samples, temperature) if beta > 0 else None
 
             def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
                 old, advantages, weights = (column[owners] for column in columns)  # noqa: B023
                 ref = None if reference is None else reference[owners]  # noqa: B023
-                parts = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=ref, beta=beta, clip=clip)
+                found = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=ref, beta=beta, clip=clip)
                 share = float(weights.sum())
-                sums["loss"] += float(parts.loss.detach())
-                sums["kl"] += share * parts.kl
-                sums["clip_fraction"] += share * parts.clipped
-                sums["ratio"] += share * parts.ratio
+                sums["loss"] += float(found.loss.detach())
+                sums["kl"] += share * found.kl
+                sums["clip_fraction"] += share * found.clipped
+                sums["ratio"] += share * found.ratio
                 sums["logp"] += float((weights * logp.detach()).sum())
-                return parts.loss
+                return found.loss
 
             sums["tokens"] += self._backward(samples, loss, temperature)
         return {**processes.summed(sums), "grad_norm": self._apply(rate)}
 
     def _parts(self, trajectories: Sequence[Sequence[Sample]]) -> Iterator[list[Sample]]:
-        """Yield the samples, in halves where the trunk of all of them would need too much memory."""
-        samples = [sample for own in trajectories for sample in own]
-        if len(trajectories) > 1 and TokenTree(samples).trunk_tokens > _TRUNK_BATCHES * self.config.max_tokens:
-            half = len(trajectories) // 2
-            yield from self._parts(trajectories[:half])
-            yield from self._parts(trajectories[half:])
-        elif samples:
-            yield samples
+        """Yield this process's share of the samples, as many at once as memory allows."""
+        return parts(processes.share(trajectories), self.config.max_trunk)
 
     def _columns(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the sampler's log-probs, advantages and weights of all completion tokens."""

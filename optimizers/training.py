@@ -99,6 +99,11 @@ class TrainerConfig:
     max_tokens: int = 512
     seed: int = 0
 
+    @property
+    def max_trunk(self) -> int:
+        """Most tokens of a token tree's trunk, whose graph is kept in memory."""
+        return 2 * self.max_tokens
+
     def __post_init__(self) -> None:
         rank = 1 if self.lora_r is None else self.lora_r
         if not min(self.learning_rate, rank, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
