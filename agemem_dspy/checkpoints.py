@@ -5,6 +5,7 @@
     README.md                   a model card for the hub, which may be edited
     reward.json                 optional: the reward it was compiled with
     adapter_model.safetensors   optional, with adapter_config.json: trained weights in PEFT's layout
+    model.safetensors           optional, in their place: weights that were trained without an adapter
 
 There is no pickle in it. `programs.saved` decides what the JSON says.
 """
@@ -28,7 +29,9 @@ from agemem_dspy.errors import ConfigurationError, ModelError, RunError
 PROGRAM, REWARD, MANIFEST, CARD = "program.json", "reward.json", "manifest.json", "README.md"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 FORMAT = 1
-_KNOWN = frozenset({PROGRAM, REWARD, CARD, *ADAPTER_FILES})
+FULL_FILE = "model.safetensors"
+_WEIGHTS = frozenset({*ADAPTER_FILES, FULL_FILE})
+_KNOWN = frozenset({PROGRAM, REWARD, CARD}) | _WEIGHTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,9 @@ class Checkpoint:
     reward: Mapping[str, Any] | None
 
     @property
-    def has_adapter(self) -> bool:
+    def has_weights(self) -> bool:
         """Tell whether trained weights lie in the folder."""
-        return ADAPTER_FILES[0] in self.manifest["files"]
+        return not _WEIGHTS.isdisjoint(self.manifest["files"])
 
 
 def write_checkpoint(
@@ -53,7 +56,7 @@ def write_checkpoint(
     manifest: Mapping[str, Any],
     reward: Mapping[str, Any] | None = None,
     card: str | None = None,
-    write_adapter: Callable[[Path], object] | None = None,
+    write_weights: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a program's folder, replacing the program that is there.
 
@@ -63,7 +66,7 @@ def write_checkpoint(
         manifest: facts to record; `format` and `files` are added.
         reward: what goes into `reward.json`.
         card: what goes into `README.md`.
-        write_adapter: writes the two adapter files into the folder that it is given.
+        write_weights: writes trained weights into the folder that it is given.
 
     Raises:
         ConfigurationError: a value that JSON cannot hold.
@@ -81,8 +84,8 @@ def write_checkpoint(
         partial.mkdir(parents=True)
         for name, content in contents.items():
             (partial / name).write_bytes(content)
-        if write_adapter is not None:
-            write_adapter(partial)
+        if write_weights is not None:
+            write_weights(partial)
         files = {path.name: _sha256(path) for path in sorted(partial.iterdir()) if path.name != CARD}
         (partial / MANIFEST).write_bytes(_encode(MANIFEST, {"format": FORMAT, **manifest, "files": files}))
         for path in partial.iterdir():
@@ -102,7 +105,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
 
     Raises:
         RunError: no such folder, not a saved program, a file is missing, damaged or changed.
-        ModelError: the adapter's files are not those that were saved.
+        ModelError: the trained weights are not those that were saved.
     """
     source = Path(folder).expanduser().resolve()
     if not source.is_dir():
@@ -113,7 +116,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         if not path.is_file():
             raise RunError(f"{path} is missing; the copy is incomplete: copy the whole folder again, or save again")
         if _sha256(path) != digest:
-            kind = ModelError if name in ADAPTER_FILES else RunError
+            kind = ModelError if name in _WEIGHTS else RunError
             raise kind(
                 f"{path} is not the file that was saved (its SHA-256 differs from the one in {MANIFEST}); "
                 "copy the whole folder again, or save the program again"

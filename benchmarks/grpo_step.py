@@ -2,12 +2,13 @@
 
     python benchmarks/grpo_step.py                                    SmolLM2-135M as it comes
     python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
-    python benchmarks/grpo_step.py --data hotpotqa:FILE --tasks 1 --generations 4 --drafts-only
+    python benchmarks/grpo_step.py --data hotpotqa:FILE --tasks 1 --generations 4 --drafts-only --count-only
 
 Rollouts: the same tasks, one LM call at a time through transformers' `generate`, then batched, with known prefixes
 reused, and with drafts; from the second row on the random numbers are the same. Update: the
 gradient of those episodes, with each token of their tree computed once, with a row for every LM call, and by TRL's
-GRPOTrainer, which always takes a row for every call.
+GRPOTrainer, which always takes a row for every call. With `--count-only` their tokens are counted and nothing is
+computed. Trajectories are rewarded in turn, so that no group ties.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -33,7 +35,7 @@ from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import collect_groups, play_all
 from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
-from agemem_dspy.optimizers.tree import Sample
+from agemem_dspy.optimizers.tree import Sample, TokenTree, parts
 from agemem_dspy.optimizers.trl_trainer import TRLTrainer
 from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.engine import PolicyEngine
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--program", type=Path, help="a compiled program, in place of the base model")
     parser.add_argument("--data", help="what is played, as for `agemem eval`; else assistant histories")
     parser.add_argument("--drafts-only", action="store_true", help="play with the last sampler alone")
+    parser.add_argument("--count-only", action="store_true", help="count the update's tokens, compute none")
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--generations", type=int, default=8, help="trajectories a task")
     parser.add_argument("--top-layers", type=int, help="layers trained; all when left out")
@@ -69,7 +72,12 @@ def main() -> None:
         examples = generate("train", arguments.tasks, seed=99)
     names = list(SAMPLERS)[-1:] if arguments.drafts_only else list(SAMPLERS)
     groups = rollouts(episode, examples, arguments.generations, names)
-    update(episode, groups, arguments.top_layers)
+    groups = [replace(group, rewards=tuple(map(float, range(arguments.generations)))) for group in groups]
+    trajectories = grpo_samples(groups, "token")
+    if arguments.count_only:
+        count(trajectories)
+    else:
+        update(episode, trajectories, arguments.top_layers)
 
 
 class OneByOne:
@@ -173,10 +181,30 @@ def rollouts(
     return groups
 
 
-def update(episode: am.ThreeStageEpisode, groups: Sequence[Group], top_layers: int | None) -> None:
+def count(trajectories: Sequence[Sequence[Sample]]) -> None:
+    """Print how many tokens an optimizer step on the episodes computes."""
+    config = TrainerConfig()
+    calls = [sample for own in trajectories for sample in own]
+    ways = {
+        "a row for every call": [[sample] for sample in calls],
+        "the tree of a trajectory's calls": trajectories,
+        "the trees that fit into memory": list(parts(trajectories, config.max_trunk)),
+        "the tree of all calls": [calls],
+    }
+    table = Table(title=f"update: {len(calls)} LM calls of {len(trajectories)} trajectories")
+    for column in ("", "tokens", "fewer"):
+        table.add_column(column, justify="right" if column else "left")
+    rowwise = 0
+    for name, way in ways.items():
+        tokens = sum(TokenTree(samples).tokens for samples in way)
+        rowwise = rowwise or tokens
+        table.add_row(name, f"{tokens}", f"{rowwise / tokens:.2f}x")
+    Console().print(table)
+
+
+def update(episode: am.ThreeStageEpisode, trajectories: Sequence[Sequence[Sample]], top_layers: int | None) -> None:
     """Take one optimizer step on the episodes in each way and print what it took."""
     _, engine = local_policy(episode)
-    trajectories = grpo_samples(groups, "token")
     calls = [sample for own in trajectories for sample in own]
     title = f"update: {len(calls)} LM calls of {len(trajectories)} trajectories, {torch.get_num_threads()} threads"
     table = Table(title=title)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +11,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers.full_model import first_layer, layer_of
 from agemem_dspy.optimizers.training import TrainerConfig
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.versions import Weights
 
 
 class Adapter:
-    """A peft model whose one trainable adapter can be read out as `LoraWeights`.
+    """A peft model whose one trainable adapter can be read out as `LoraWeights`; see `TrainedModel`.
 
     Args:
         engine: whose base model is copied; its own weights are not touched.
@@ -26,20 +27,22 @@ class Adapter:
         start: adapter to continue from; its rank and alpha win.
 
     Raises:
-        ConfigurationError: more layers than the model has, or a start with other target layers.
+        ConfigurationError: a start without an adapter or with one of other target layers.
     """
 
-    def __init__(self, engine: PolicyEngine, config: TrainerConfig, *, start: LoraWeights | None = None) -> None:
-        layers = engine.model.config.num_hidden_layers
-        if config.top_layers is not None and not 1 <= config.top_layers <= layers:
-            raise ConfigurationError(f"top_layers must be between 1 and {layers}")
-        rank = start.rank if start else config.lora_r
+    def __init__(self, engine: PolicyEngine, config: TrainerConfig, *, start: Weights | None = None) -> None:
+        if start is not None and not isinstance(start, LoraWeights):
+            raise ConfigurationError(
+                "the weights to continue from were trained without an adapter: go on with lora_r=None, or make a model "
+                "of them with `agemem models merge` and train that"
+            )
+        rank: Any = start.rank if start else config.lora_r  # a number, or there would be no adapter
         alpha: Any = start.alpha if start else config.lora_alpha  # peft's annotation says int; a fraction works
         lora = LoraConfig(
             r=rank,
             lora_alpha=alpha,
             lora_dropout=0.0,
-            target_modules=_targets(engine.model, layers - (config.top_layers or layers)),
+            target_modules=_targets(engine.model, first_layer(engine, config)),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -51,6 +54,11 @@ class Adapter:
         if start is not None:
             self._load("default", start)
         self._has_reference = False
+
+    @property
+    def causal(self) -> Any:
+        """The causal LM of transformers inside the model."""
+        return self.model.base_model.model
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return what is trained."""
@@ -107,11 +115,11 @@ class Adapter:
                     parameter.copy_(tensor)
 
 
-def _targets(model: torch.nn.Module, first_layer: int) -> list[str]:
-    """Return the names of all linear layers in the transformer blocks from `first_layer` on."""
+def _targets(model: torch.nn.Module, first: int) -> list[str]:
+    """Return the names of all linear layers in the transformer blocks from the `first` on."""
     found = []
     for name, module in model.named_modules():
-        block = re.search(r"\.layers\.(\d+)\.", name)
-        if block and int(block.group(1)) >= first_layer and isinstance(module, torch.nn.Linear):
+        layer = layer_of(name)
+        if layer is not None and layer >= first and isinstance(module, torch.nn.Linear):
             found.append(name)
     return found

@@ -8,7 +8,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -25,7 +24,7 @@ from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.drafts import Phrasebook
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.versions import Weights
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Group
@@ -63,6 +62,7 @@ class GRPORun:
         self.program = copy.deepcopy(student)
         self.program.set_lm(self.lm)
         self.best, self.best_score = self.program, -math.inf
+        self.served: list[str] = []  # by the models of earlier steps
         self.groups: list[Group] = []
         self.resampled = self.worse = 0
         self.learnt = False
@@ -98,9 +98,7 @@ class GRPORun:
         if self.config.validate_every:
             self.best_score, self.best = values["best_score"], copy.deepcopy(self.program)
             own = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
-            pairs = {name[:-2]: (own[name], own[f"{name[:-2]}.b"]) for name in own if name.endswith(".a")}
-            weights = replace(trainer.weights(), pairs=pairs) if pairs else None
-            self.best.set_lm(self.lm if weights is None else self._lm(weights))
+            self.best.set_lm(self._lm(trainer.weights().with_tensors(own)) if own else self.lm)
         return int(values["done"]) if self._goes_on() else self.config.max_steps
 
     def _state(self, trainer: PolicyTrainer, done: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -108,8 +106,7 @@ class GRPORun:
         tensors |= {f"phrases.{name}": torch.from_numpy(known) for name, known in self.engine.phrases.dump().items()}
         best = self.engine.weights(self.best.get_lm().model) if self.config.validate_every else None
         if best is not None and self.best.get_lm().model != self.lm.model:
-            for name, (a, b) in best.pairs.items():
-                tensors |= {f"best.{name}.a": a.contiguous(), f"best.{name}.b": b.contiguous()}
+            tensors |= {f"best.{name}": tensor.contiguous() for name, tensor in best.tensors().items()}
         values = {
             "done": done,
             "taken": self.rollouts.taken,
@@ -123,11 +120,21 @@ class GRPORun:
         }
         return tensors, values
 
-    def _lm(self, weights: LoraWeights) -> dspy.LM:
+    def _lm(self, weights: Weights) -> dspy.LM:
         return self.lm.copy(model=self.engine.register(f"grpo-{weights.sha256()[:10]}", weights))
 
-    def _serve(self, weights: LoraWeights) -> None:
+    def _serve(self, weights: Weights) -> None:
+        self.served.append(self.program.get_lm().model)
         self.program.set_lm(self._lm(weights))
+        if weights.kind == "full":
+            self._release_former()
+
+    def _release_former(self) -> None:
+        """Keep of the run's versions, each as large as the model, the latest two and the best."""
+        wanted = {self.lm.model, self.best.get_lm().model, self.program.get_lm().model, self.served[-1]}
+        for model in {*self.served} - wanted:
+            self.engine.release(self.engine.version_of(model))
+        self.served = [model for model in self.served if model in wanted]
 
     def sample(self, step: int) -> list[list[Sample]]:
         """Play the tasks of a step; return their calls with advantages, none where all groups tie.
@@ -152,7 +159,7 @@ class GRPORun:
         self.rollouts.begin(step + 1, self.program)
         return samples
 
-    def updated(self, step: int, weights: LoraWeights, metrics: Mapping[str, float]) -> bool:
+    def updated(self, step: int, weights: Weights, metrics: Mapping[str, float]) -> bool:
         """Serve the weights, where `metrics` say that they are new, and report; return whether to go on."""
         if metrics:
             self._serve(weights)

@@ -1,4 +1,4 @@
-"""PolicyTrainer: updates of a LoRA on a copy of the engine's base model.
+"""PolicyTrainer: updates of an adapter on a copy of the engine's base model, or of the copy itself.
 
 One update computes each token of the samples' token tree once, with gradient, and sends only the positions before
 completion tokens through the vocabulary head. Log-probabilities use the sampler's temperature. Several processes, all
@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers import processes
-from agemem_dspy.optimizers.adapter import Adapter
 from agemem_dspy.optimizers.grpo import stepwise_grpo_loss
 from agemem_dspy.optimizers.heap import return_freed_memory
 from agemem_dspy.optimizers.packed import Memory, Predictions, forward, predictions
+from agemem_dspy.optimizers.trained import trained_model
 from agemem_dspy.optimizers.training import Sampling, TrainerConfig, Updated, rate_at
-from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree
+from agemem_dspy.optimizers.tree import Sample, Segment, TokenTree, parts
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.lora import LoraWeights
-
-_TRUNK_BATCHES = 2  # most tokens of a trunk, in micro-batches
+from agemem_dspy.policy.versions import Weights
 
 
 class PolicyTrainer:
@@ -34,27 +32,27 @@ class PolicyTrainer:
     Args:
         engine: whose base model is trained; its own weights are not touched.
         config: see `TrainerConfig`.
-        start: adapter to continue from.
+        start: weights to continue from.
     """
 
-    def __init__(self, engine: PolicyEngine, config: TrainerConfig, *, start: LoraWeights | None = None) -> None:
+    def __init__(self, engine: PolicyEngine, config: TrainerConfig, *, start: Weights | None = None) -> None:
         self.config = config
-        self.adapter = Adapter(engine, config, start=start)
-        self.model = self.adapter.model
-        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        self.trained = trained_model(engine, config, start=start)
+        self.model = self.trained.model
+        self.optimizer = torch.optim.AdamW(self.trained.parameters(), lr=config.learning_rate, weight_decay=0.0)
 
-    def weights(self) -> LoraWeights:
+    def weights(self) -> Weights:
         """Return a copy of the weights as they are now."""
-        return self.adapter.weights()
+        return self.trained.weights()
 
     def set_reference(self) -> None:
         """Make the weights as they are now the reference policy of the KL term."""
-        self.adapter.set_reference()
+        self.trained.set_reference()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return copies of all that an update changes: the weights and Adam's moments."""
         found = {}
-        for i, parameter in enumerate(self.adapter.parameters()):
+        for i, parameter in enumerate(self.trained.parameters()):
             found[f"weight.{i}"] = parameter.detach().cpu().clone()
             for name, tensor in self.optimizer.state[parameter].items():
                 found[f"{name}.{i}"] = tensor.detach().cpu().clone()
@@ -64,7 +62,7 @@ class PolicyTrainer:
         """Go back to what `state` returned."""
         moments: dict[int, dict[str, torch.Tensor]] = {}
         with torch.no_grad():
-            for i, parameter in enumerate(self.adapter.parameters()):
+            for i, parameter in enumerate(self.trained.parameters()):
                 parameter.copy_(state[f"weight.{i}"])
                 names = [name for name in state if name.endswith(f".{i}") and not name.startswith("weight.")]
                 moments[i] = {name.partition(".")[0]: state[name].clone() for name in names}
@@ -92,11 +90,11 @@ class PolicyTrainer:
 
     @property
     def _backbone(self) -> Any:
-        return self.model.base_model.model.model
+        return self.trained.causal.model
 
     def _head(self, hidden: torch.Tensor, part: Predictions, temperature: float) -> torch.Tensor:
         """Return the log-probs (m,) of the predictions from the hidden states (distinct places, E)."""
-        logits = self.model.base_model.model.lm_head(hidden).float() / temperature
+        logits = self.trained.causal.lm_head(hidden).float() / temperature
         logp = torch.log_softmax(logits, dim=-1)
         return logp[part.rows, part.targets]
 
@@ -171,7 +169,7 @@ class PolicyTrainer:
             rate: what the learning rate is multiplied by in this step.
         """
         total = 0.0
-        for samples in self._parts(processes.share(trajectories)):
+        for samples in self._parts(trajectories):
             weights = self._columns(samples)[2]
 
             def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
@@ -206,34 +204,28 @@ class PolicyTrainer:
             that were computed.
         """
         sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "ratio": 0.0, "logp": 0.0, "tokens": 0.0}
-        for samples in self._parts(processes.share(trajectories)):
+        for samples in self._parts(trajectories):
             columns = self._columns(samples)
             reference = self._reference_logprobs(samples, temperature) if beta > 0 else None
 
             def loss(logp: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
                 old, advantages, weights = (column[owners] for column in columns)  # noqa: B023
                 ref = None if reference is None else reference[owners]  # noqa: B023
-                parts = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=ref, beta=beta, clip=clip)
+                found = stepwise_grpo_loss(logp, old, advantages, weights, ref_logp_N=ref, beta=beta, clip=clip)
                 share = float(weights.sum())
-                sums["loss"] += float(parts.loss.detach())
-                sums["kl"] += share * parts.kl
-                sums["clip_fraction"] += share * parts.clipped
-                sums["ratio"] += share * parts.ratio
+                sums["loss"] += float(found.loss.detach())
+                sums["kl"] += share * found.kl
+                sums["clip_fraction"] += share * found.clipped
+                sums["ratio"] += share * found.ratio
                 sums["logp"] += float((weights * logp.detach()).sum())
-                return parts.loss
+                return found.loss
 
             sums["tokens"] += self._backward(samples, loss, temperature)
         return {**processes.summed(sums), "grad_norm": self._apply(rate)}
 
     def _parts(self, trajectories: Sequence[Sequence[Sample]]) -> Iterator[list[Sample]]:
-        """Yield the samples, in halves where the trunk of all of them would need too much memory."""
-        samples = [sample for own in trajectories for sample in own]
-        if len(trajectories) > 1 and TokenTree(samples).trunk_tokens > _TRUNK_BATCHES * self.config.max_tokens:
-            half = len(trajectories) // 2
-            yield from self._parts(trajectories[:half])
-            yield from self._parts(trajectories[half:])
-        elif samples:
-            yield samples
+        """Yield this process's share of the samples, as many at once as memory allows."""
+        return parts(processes.share(trajectories), self.config.max_trunk)
 
     def _columns(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the sampler's log-probs, advantages and weights of all completion tokens."""
@@ -248,11 +240,11 @@ class PolicyTrainer:
         return column(old), column(advantages), column(weights)
 
     def _reference_logprobs(self, samples: Sequence[Sample], temperature: float) -> torch.Tensor:
-        with self.adapter.reference():
+        with self.trained.reference():
             return self.logprobs(samples, temperature=temperature)
 
     def _apply(self, rate: float) -> float:
-        parameters = self.adapter.parameters()
+        parameters = self.trained.parameters()
         processes.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):

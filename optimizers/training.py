@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+import torch
+
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.tree import Sample
-from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.versions import Weights
 
 Sampling = Callable[[int], Sequence[Sequence[Sample]]]  # plays a step's rollouts with the weights reported last
-Updated = Callable[[int, LoraWeights, Mapping[str, float]], bool]  # takes a step's weights; says whether to go on
+Updated = Callable[[int, Weights, Mapping[str, float]], bool]  # takes a step's weights; says whether to go on
 Loss = Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo"]
 _OURS = frozenset(
     ("learning_rate", "loss_type", "importance_sampling_level", "beta", "epsilon", "temperature", "max_steps")
 ) | frozenset(("max_grad_norm", "seed", "gradient_accumulation_steps", "steps_per_generation", "num_generations"))
+
+
+class TrainedModel(Protocol):
+    """What trainers train: an `Adapter` on the base model, or the `FullModel`."""
+
+    model: Any  # that is called
+
+    @property
+    def causal(self) -> Any:
+        """The causal LM of transformers inside the model."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return what is trained."""
+        ...
+
+    def weights(self) -> Weights:
+        """Return a copy of the weights as they are now."""
+        ...
+
+    def set_reference(self) -> None:
+        """Make the weights as they are now the reference policy of the KL term."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Let the model be the reference policy inside the block, without gradients.
+
+        Raises:
+            ConfigurationError: no reference was set.
+        """
+        ...
 
 
 class GRPOBackend(Protocol):
@@ -54,21 +88,30 @@ class GRPOBackend(Protocol):
 class TrainerConfig:
     """How weights are trained. Names are those of TRL and PEFT.
 
-    `max_tokens` bounds the tokens of a micro-batch and with it the memory of an update. `top_layers` trains adapters in
-    the last so many layers only (None: in all).
+    `lora_r=None` trains the weights themselves, which take four times the model's memory, and a much smaller
+    `learning_rate`. `max_tokens` bounds the tokens of a micro-batch and with it the memory of an update. `top_layers`
+    trains the last so many layers only (None: all, and without an adapter the embeddings too).
     """
 
     learning_rate: float = 3e-4
-    lora_r: int = 16
+    lora_r: int | None = 16
     lora_alpha: int = 32
     max_grad_norm: float = 1.0
     top_layers: int | None = None
     max_tokens: int = 512
     seed: int = 0
 
+    @property
+    def max_trunk(self) -> int:
+        """Most tokens of a token tree's trunk, whose graph is kept in memory."""
+        return 2 * self.max_tokens
+
     def __post_init__(self) -> None:
-        if not min(self.learning_rate, self.lora_r, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
+        rank = 1 if self.lora_r is None else self.lora_r
+        if not min(self.learning_rate, rank, self.lora_alpha, self.max_tokens, self.max_grad_norm) > 0:
             raise ConfigurationError("learning_rate, lora_r, lora_alpha, max_tokens and max_grad_norm must be positive")
+        if self.lora_r is None and self.lora_alpha != TrainerConfig.lora_alpha:
+            raise ConfigurationError("lora_alpha has no effect without an adapter; leave it out, or set lora_r")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,17 @@ class TokenTree:
                 waiting.append(child)
 
 
+def parts(trajectories: Sequence[Sequence[Sample]], max_trunk: int) -> Iterator[list[Sample]]:
+    """Yield the samples, in halves where the trunk of all of them would have more tokens than memory allows."""
+    samples = [sample for own in trajectories for sample in own]
+    if len(trajectories) > 1 and TokenTree(samples).trunk_tokens > max_trunk:
+        half = len(trajectories) // 2
+        yield from parts(trajectories[:half], max_trunk)
+        yield from parts(trajectories[half:], max_trunk)
+    elif samples:
+        yield samples
+
+
 def _insert(root: Segment, ids: TokenIds) -> None:
     node = root
     while len(ids):

@@ -19,11 +19,11 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers import processes
-from agemem_dspy.optimizers.adapter import Adapter
-from agemem_dspy.optimizers.training import Sampling, TRLConfig, Updated, rate_at
+from agemem_dspy.optimizers.trained import trained_model
+from agemem_dspy.optimizers.training import Sampling, TrainedModel, TRLConfig, Updated, rate_at
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.lora import LoraWeights
+from agemem_dspy.policy.versions import Weights
 
 _BY_ROWS = ("grpo", "dr_grpo")  # losses that divide by the number of rows, padding included
 _METRICS = {"clip_ratio/region_mean": "clip_fraction", "cispo_clip_ratio": "clip_fraction"}
@@ -87,22 +87,22 @@ def rows_of(
 
 
 class TRLTrainer:
-    """Trains LoRA weights in TRL's own loop.
+    """Trains an adapter, or all weights, in TRL's own loop.
 
     Args:
         engine: whose base model is trained; its own weights are not touched.
         config: see `TRLConfig`.
-        start: adapter to continue from.
+        start: weights to continue from.
     """
 
-    def __init__(self, engine: PolicyEngine, config: TRLConfig, *, start: LoraWeights | None = None) -> None:
+    def __init__(self, engine: PolicyEngine, config: TRLConfig, *, start: Weights | None = None) -> None:
         self.config = config
-        self.adapter = Adapter(engine, config, start=start)
+        self.trained = trained_model(engine, config, start=start)
         self.tokenizer: PreTrainedTokenizerBase = engine.tokenizer
 
     def set_reference(self) -> None:
         """Make the weights as they are now the reference policy of the KL term."""
-        self.adapter.set_reference()
+        self.trained.set_reference()
 
     def fit(
         self,
@@ -125,15 +125,15 @@ class TRLTrainer:
         config, course = self.config, steps if decay else None
         with tempfile.TemporaryDirectory() as folder:
             arguments = self._arguments(folder, max_steps=steps, beta=beta, epsilon=clip, temperature=temperature)
-            optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=config.learning_rate, weight_decay=0.0)
+            optimizer = torch.optim.AdamW(self.trained.parameters(), lr=config.learning_rate, weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(min(step, steps - 1), course))
             trainer = RecordedGRPOTrainer(
                 lambda: self._rows(trainer, sample(trainer.state.global_step)),
-                model=self.adapter.model,
+                model=self.trained.model,
                 args=arguments,
                 processing_class=self.tokenizer,
                 train_dataset=Dataset.from_dict({"prompt": ["recorded"] * config.micro_batches * processes.count()}),
-                callbacks=[_Report(self.adapter, updated)],
+                callbacks=[_Report(self.trained, updated)],
                 optimizers=(optimizer, schedule),
             )
             trainer.remove_callback(PrinterCallback)
@@ -142,7 +142,7 @@ class TRLTrainer:
     def _arguments(self, folder: str, **own: Any) -> TRLArguments:
         config = self.config
         usual = {"output_dir": folder, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        usual |= {"bf16": False, "gradient_checkpointing": False, "use_cpu": not torch.cuda.is_available()}
+        usual |= {"bf16": False, "activation_checkpointing": False, "use_cpu": not torch.cuda.is_available()}
         try:
             return TRLArguments(
                 **{**usual, **config.options},
@@ -173,7 +173,7 @@ class TRLTrainer:
             ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
             mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
             most = math.ceil(len(ids) / self.config.micro_batches)
-            with torch.no_grad(), self.adapter.reference():
+            with torch.no_grad(), self.trained.reference():
                 rows["ref_per_token_logps"], _, _ = trainer._get_per_token_logps_and_entropies(
                     trainer.model, ids, mask, rows["completion_ids"].shape[1], batch_size=most
                 )
@@ -183,13 +183,13 @@ class TRLTrainer:
 class _Report(TrainerCallback):
     """Hands the weights and numbers of each optimizer step on."""
 
-    def __init__(self, adapter: Adapter, updated: Updated) -> None:
-        self.adapter, self.updated = adapter, updated
+    def __init__(self, trained: TrainedModel, updated: Updated) -> None:
+        self.trained, self.updated = trained, updated
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **rest: Any) -> None:
         if logs is not None and "loss" in logs:
             metrics = {_METRICS.get(name, name): float(logs[name]) for name in _REPORTED if logs.get(name) is not None}
-            go_on = self.updated(state.global_step - 1, self.adapter.weights(), metrics)
+            go_on = self.updated(state.global_step - 1, self.trained.weights(), metrics)
             control.should_training_stop = control.should_training_stop or not go_on
 
 

@@ -13,17 +13,18 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCardData  # slow to import
 
     base = manifest["base_model"] or {}
-    trained = manifest["adapter"] is not None
+    trained = {"lora": "a LoRA adapter of {name}", "full": "those of {name}, trained further"}
+    weights = manifest["adapter"]
     known = KNOWN_MODELS.get(base.get("name", ""))
     data = ModelCardData(
         base_model=known.hub_repo if known is not None else None,
-        library_name="peft" if trained else None,
+        library_name="peft" if weights and weights["kind"] == "lora" else None,
         tags=["dspy", "agemem", "agent-memory"],
     )
     lines = ["---", data.to_yaml(), "---", f"# {manifest['program']}", ""]
     lines += [
         "A compiled DSPy program: an agent that manages its own memory (AgeMem, arXiv 2601.01885)."
-        + (f" Its weights are a LoRA adapter of {base['name']}." if trained else ""),
+        + (f" Its weights are {trained[weights['kind']].format(**base)}." if weights else ""),
         "",
         "```python",
         "import agemem_dspy as am",

@@ -18,7 +18,7 @@ from agemem_dspy.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
     from agemem_dspy.policy.engine import PolicyEngine
-    from agemem_dspy.policy.lora import LoraWeights
+    from agemem_dspy.policy.versions import Weights
 
 _SECRET = re.compile(r"api_?key|secret|password|credential|authorization|headers|access_key|(^|_)token$", re.IGNORECASE)
 _ENDPOINTS = ("api_base", "base_url", "model_list")
@@ -35,7 +35,7 @@ class LocalPolicy:
 
     base: Mapping[str, Any]
     version: str
-    weights: LoraWeights | None
+    weights: Weights | None
 
 
 def engine_of(lm: Any) -> PolicyEngine | None:

@@ -88,7 +88,7 @@ def give_lms(predictors: Mapping[str, Any], checkpoint: Checkpoint, lm: Any, *, 
 
 def _given_versions(lm: Any, checkpoint: Checkpoint, versions: set[str]) -> Mapping[str, Any]:
     """Return a given LM as it serves each saved version; {} where nothing was trained, so that any LM serves."""
-    if not checkpoint.has_adapter:
+    if not checkpoint.has_weights:
         return {}
     base, engine = checkpoint.manifest["base_model"], engine_of(lm)
     if engine is None:
@@ -107,7 +107,7 @@ def _is_local(saved: Mapping[str, Any] | None) -> bool:
 
 def _register(engine: Any, checkpoint: Checkpoint) -> None:
     """Give an engine the trained version, if the folder holds one."""
-    from agemem_dspy.policy.lora import LoraWeights
+    from agemem_dspy.policy.versions import read_weights
 
-    if checkpoint.has_adapter:
-        engine.register(checkpoint.manifest["adapter"]["version"], LoraWeights.load(checkpoint.folder))
+    if checkpoint.has_weights:
+        engine.register(checkpoint.manifest["adapter"]["version"], read_weights(checkpoint.folder))

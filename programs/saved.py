@@ -102,13 +102,14 @@ def save_program(
     if metric is not None and not isinstance(metric, TrajectoryReward):
         raise ConfigurationError(f"metric is a {type(metric).__name__}; only a TrajectoryReward can be saved")
     predictors = agent.named_predictors()
-    base, adapter = only_weights([predictor for _, predictor in predictors])
+    base, trained = only_weights([predictor for _, predictor in predictors])
+    weights = trained.weights if trained is not None else None
     manifest = {
         "program": type(program).__name__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "packages": _package_versions(),
         "base_model": base,
-        "adapter": {"version": adapter.version} if adapter else None,
+        "adapter": {"version": trained.version, "kind": weights.kind} if trained and weights else None,
         "metrics": dict(metrics or {}),
         "settings": dict(settings or {}),
     }
@@ -118,9 +119,7 @@ def save_program(
         manifest=manifest,
         reward=metric.dump() if metric is not None else None,
         card=model_card(manifest),
-        write_adapter=(
-            partial(adapter.weights.save, base_model=adapter.base["name"]) if adapter and adapter.weights else None
-        ),
+        write_weights=partial(weights.save, base_model=trained.base["name"]) if trained and weights else None,
     )
 
 

@@ -26,10 +26,10 @@ from agemem_dspy.policy.batching import Batcher, Pending
 from agemem_dspy.policy.drafts import MAX_DRAFT, Phrasebook
 from agemem_dspy.policy.generation import Batch, GenerationCounts, Row
 from agemem_dspy.policy.linear import suit_few_tokens
-from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import LoadedModel, load
 from agemem_dspy.policy.recorder import current_random, current_tape
 from agemem_dspy.policy.reuse import PrefixPool, TokenIds
+from agemem_dspy.policy.versions import Weights
 from agemem_dspy.types import Completion
 
 _MAX_NEW = 128  # tokens of a completion whose length the LM does not bound
@@ -38,7 +38,7 @@ _loading = threading.Lock()
 
 
 class PolicyEngine:
-    """Samples from one base model under any number of LoRA versions.
+    """Samples from one base model under any number of trained versions.
 
     Args:
         loaded: model and tokenizer from `policy.models.load`.
@@ -72,7 +72,7 @@ class PolicyEngine:
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
         self.phrases = Phrasebook()
         self._max_draft = max_draft
-        self._versions: dict[str, LoraWeights] = {}
+        self._versions: dict[str, Weights] = {}
         self._loaded_version = ""
         self._original: dict[str, torch.Tensor] = {}
         self._random = np.random.default_rng(seed)
@@ -88,21 +88,21 @@ class PolicyEngine:
 
     # Weights
 
-    def register(self, version: str, weights: LoraWeights) -> str:
+    def register(self, version: str, weights: Weights) -> str:
         """Add an immutable version and return the model string that addresses it.
 
         Raises:
-            ModelError: the name is taken by other weights, or a target is not in the model.
+            ModelError: the name is taken by other weights, or the model has no such parameters.
         """
         if not version or "@" in version:
             raise ModelError(f"{version!r} cannot name a version; use some letters and digits")
-        modules = dict(self.model.named_modules())
-        for name, (a, b) in weights.pairs.items():
-            shape = tuple(getattr(getattr(modules.get(name), "weight", None), "shape", ()))
-            if shape != (b.shape[0], a.shape[1]) or a.shape[0] != b.shape[1]:
+        parameters = dict(self.model.named_parameters())
+        for name, wanted in weights.shapes().items():
+            shape = tuple(parameters[name].shape) if name in parameters else None
+            if shape != wanted:
                 raise ModelError(
-                    f"version {version!r} does not fit {self.name}: the module {name!r} has the shape {shape or None}, "
-                    f"the adapter {(b.shape[0], a.shape[1])}; load the adapter with the model it was trained on"
+                    f"version {version!r} does not fit {self.name}: its parameter {name!r} has the shape {shape}, and "
+                    f"the weights are for {wanted}; load them with the model that they were trained on"
                 )
         own = weights.copy()
         with self._gate:
@@ -112,13 +112,25 @@ class PolicyEngine:
                 )
         return f"{self.name}@{version}"
 
+    def release(self, version: str) -> None:
+        """Forget a version that nobody asks for any more, to free its memory; its name is then unknown.
+
+        Raises:
+            ModelError: there is no such version.
+        """
+        self.version_of(f"{self.name}@{version}")
+        with self._lock:
+            if version == self._loaded_version:
+                self.use("")
+            del self._versions[version]
+
     @property
-    def versions(self) -> Mapping[str, LoraWeights]:
+    def versions(self) -> Mapping[str, Weights]:
         """The registered versions by name."""
         return dict(self._versions)
 
-    def weights(self, model: str) -> LoraWeights | None:
-        """Return the adapter that a model string addresses, None for the base."""
+    def weights(self, model: str) -> Weights | None:
+        """Return the weights that a model string addresses, None for the base."""
         version = self.version_of(model)
         return self._versions[version] if version else None
 
@@ -135,17 +147,19 @@ class PolicyEngine:
         return version
 
     def use(self, version: str) -> None:
-        """Merge `version` into the model's weights; the caller holds the engine's lock."""
+        """Give the model the weights of `version`; the caller holds the engine's lock."""
         if version == self._loaded_version:
             return
         with torch.no_grad():
             for name, original in self._original.items():
-                self.model.get_parameter(f"{name}.weight").copy_(original)
-            for name in self._versions[version].pairs if version else ():
-                weight = self.model.get_parameter(f"{name}.weight")
-                if name not in self._original:
-                    self._original[name] = weight.detach().clone()
-                weight.add_(self._versions[version].delta(name).to(weight))
+                self.model.get_parameter(name).copy_(original)
+            if version:
+                weights = self._versions[version]
+                for name in weights.shapes():
+                    parameter = self.model.get_parameter(name)
+                    if name not in self._original:
+                        self._original[name] = parameter.detach().clone()
+                    parameter.copy_(weights.value(name, parameter))
         self._loaded_version = version
         if self._pool is not None:
             self._pool.clear()

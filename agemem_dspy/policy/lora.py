@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,35 @@ class LoraWeights:
     rank: int
     alpha: float
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def kind(self) -> Literal["lora"]:
+        """What it is called in manifests."""
+        return "lora"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape that each target's weight must have.
+
+        Raises:
+            ModelError: an A and a B of different ranks.
+        """
+        for name, (a, b) in self.pairs.items():
+            if a.shape[0] != b.shape[1]:
+                raise ModelError(f"A and B of {name!r} have the ranks {a.shape[0]} and {b.shape[1]}, which must agree")
+        return {f"{name}.weight": (b.shape[0], a.shape[1]) for name, (a, b) in self.pairs.items()}
+
+    def value(self, parameter: str, base: torch.Tensor) -> torch.Tensor:
+        """Return what a target's weight becomes."""
+        return base + self.delta(parameter.removesuffix(".weight")).to(base)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return A and B of each target."""
+        return {f"{name}.{part}": t for name, pair in self.pairs.items() for part, t in zip("ab", pair, strict=True)}
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> LoraWeights:
+        """Return an adapter of the same rank and alpha with other tensors."""
+        names = [name.removesuffix(".a") for name in tensors if name.endswith(".a")]
+        return replace(self, pairs={name: (tensors[f"{name}.a"], tensors[f"{name}.b"]) for name in names})
 
     def delta(self, module: str) -> torch.Tensor:
         """Return what to add to `module`'s weight, (out, in)."""

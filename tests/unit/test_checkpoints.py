@@ -12,7 +12,7 @@ from agemem_dspy.checkpoints import ADAPTER_FILES, MANIFEST, PROGRAM, REWARD, re
 from agemem_dspy.errors import ConfigurationError, ModelError, RunError
 
 
-def write_adapter(folder: Path) -> None:
+def write_weights(folder: Path) -> None:
     (folder / ADAPTER_FILES[0]).write_bytes(b"weights")
     (folder / ADAPTER_FILES[1]).write_text("{}")
 
@@ -25,7 +25,7 @@ def entries(folder: Path) -> set[str]:
 def saved(tmp_path: Path) -> Path:
     program = {"text": "ünïcode", "number": 0.1}
     return write_checkpoint(
-        tmp_path / "saved", program, manifest={"created": "now"}, reward={"w": 1}, write_adapter=write_adapter
+        tmp_path / "saved", program, manifest={"created": "now"}, reward={"w": 1}, write_weights=write_weights
     )
 
 
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(saved: Path) -> None:
     assert checkpoint.program == {"text": "ünïcode", "number": 0.1}
     assert checkpoint.reward == {"w": 1}
     assert checkpoint.manifest["created"] == "now"
-    assert checkpoint.has_adapter
+    assert checkpoint.has_weights
     assert entries(saved) == {PROGRAM, REWARD, MANIFEST, *ADAPTER_FILES}
 
 
@@ -43,7 +43,7 @@ def test_a_program_replaces_a_program_and_leaves_nothing_of_it(saved: Path) -> N
     checkpoint = read_checkpoint(saved)
     assert checkpoint.program == {"text": "new"}
     assert checkpoint.reward is None
-    assert not checkpoint.has_adapter
+    assert not checkpoint.has_weights
     assert entries(saved) == {PROGRAM, MANIFEST}
     assert entries(saved.parent) == {"saved"}
 
@@ -57,11 +57,11 @@ def test_parents_are_made_and_an_empty_folder_is_used(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_former_program_and_no_rubbish(saved: Path) -> None:
     def full(folder: Path) -> None:
-        write_adapter(folder)
+        write_weights(folder)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match="cannot be written .*No space left.*make room"):
-        write_checkpoint(saved, {"text": "new"}, manifest={}, write_adapter=full)
+        write_checkpoint(saved, {"text": "new"}, manifest={}, write_weights=full)
     assert read_checkpoint(saved).program["text"] == "ünïcode"
     assert entries(saved.parent) == {"saved"}
 

@@ -334,13 +334,17 @@ def test_weights_of_a_model_string(engine: PolicyEngine) -> None:
     [
         ("", {}, "cannot name a version"),
         ("a@b", {}, "cannot name a version"),
-        ("x", {"model.layers.9.mlp.down_proj": ((2, 256), (64, 2))}, "layers.9.mlp.down_proj' has the shape None"),
+        (
+            "x",
+            {"model.layers.9.mlp.down_proj": ((2, 256), (64, 2))},
+            "layers.9.mlp.down_proj.weight' has the shape None",
+        ),
         (
             "x",
             {"model.layers.0.mlp.down_proj": ((2, 64), (64, 2))},
-            r"has the shape \(64, 256\), the adapter \(64, 64\)",
+            r"has the shape \(64, 256\), and the weights are for \(64, 64\)",
         ),
-        ("x", {"model.layers.0.mlp.down_proj": ((2, 256), (64, 3))}, "does not fit local/tiny"),
+        ("x", {"model.layers.0.mlp.down_proj": ((2, 256), (64, 3))}, "have the ranks 2 and 3, which must agree"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(engine: PolicyEngine, version: str, pairs: Any, message: str) -> None:

@@ -161,7 +161,7 @@ def test_the_manifest_says_where_the_weights_come_from(saved: Path, engine: Poli
     manifest = json.loads((saved / "manifest.json").read_text())
     assert manifest["base_model"]["sha256"] == engine.loaded.sha256
     assert manifest["base_model"]["name"] == engine.loaded.name
-    assert manifest["adapter"] == {"version": "warm-1"}
+    assert manifest["adapter"] == {"version": "warm-1", "kind": "lora"}
     assert manifest["metrics"] == {"reward": 0.5}
     assert manifest["packages"]["dspy"] == dspy.__version__
     assert manifest["created"].endswith("+00:00")

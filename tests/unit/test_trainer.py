@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from agemem_dspy.types import Group, Stage, Trajectory
 
 CORPUS = ["Reply with <tool_call> or <answer>text</answer>, nothing else. memory context arguments name tool content"]
 CONFIG = TrainerConfig(learning_rate=1e-2, lora_r=2, lora_alpha=4, max_grad_norm=1e9, max_tokens=40)
+FULL = TrainerConfig(learning_rate=1e-2, lora_r=None, max_grad_norm=1e9, max_tokens=40)
 EXAMPLES = [
     dspy.Example(id="a", messages=["I fly from Lyon.", "I am vegan."], distractors=["Nice day."], question="Where?"),
     dspy.Example(id="b", messages=["My dog is Rex."], distractors=["It rains."], question="Who?"),
@@ -278,13 +280,15 @@ def weigh(trajectories: Sequence[Sequence[Sample]], scale: Scale) -> list[list[S
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("clip", [None, 0.2])
+@pytest.mark.parametrize("config", [CONFIG, FULL, replace(FULL, top_layers=1)], ids=["adapter", "full", "top layer"])
 def test_the_update_has_the_gradient_of_the_plain_loop(
-    engine: WitnessEngine, start: LoraWeights, scale: Scale, beta: float, clip: float | None
+    engine: WitnessEngine, start: LoraWeights, scale: Scale, beta: float, clip: float | None, config: TrainerConfig
 ) -> None:
-    trainer = PolicyTrainer(engine, CONFIG, start=start)
+    begun = start if config.top_layers is None else None  # which changes all layers
+    trainer = PolicyTrainer(engine, config, start=begun)
     trainer.set_reference()
-    perturb(trainer)
-    frozen = PolicyTrainer(engine, CONFIG, start=start).model
+    perturb(trainer, scale=0.2 if config is CONFIG else 0.02)
+    frozen = PolicyTrainer(engine, config, start=begun).model
     played = weigh(tree(3, trainer), scale)
     options = {"beta": beta, "clip": clip, "temperature": 0.8}
     expected, figures = reference_gradient(trainer, played, scale, reference=frozen, **options)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from agemem_dspy.policy.lm import local_lm
 from agemem_dspy.policy.lora import LoraWeights
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama
+from agemem_dspy.policy.versions import Weights
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
@@ -109,17 +110,17 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def fitted(
     trainer: GRPOBackend, played: Sequence[Sequence[Sample]], *, steps: int = 1, beta: float = 0.0
-) -> tuple[torch.Tensor, list[LoraWeights], list[Mapping[str, float]]]:
+) -> tuple[torch.Tensor, list[Weights], list[Mapping[str, float]]]:
     """Return the gradient of the last step, and what was reported of each."""
     gradient: list[torch.Tensor] = []
-    weights: list[LoraWeights] = []
+    weights: list[Weights] = []
     metrics: list[Mapping[str, float]] = []
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = optimizer.param_groups[0]["params"]
         gradient[:] = [torch.cat([p.grad.double().flatten() for p in parameters])]
 
-    def updated(step: int, new: LoraWeights, numbers: Mapping[str, float]) -> bool:
+    def updated(step: int, new: Weights, numbers: Mapping[str, float]) -> bool:
         assert step == len(weights)
         weights.append(new)
         metrics.append(numbers)
@@ -170,6 +171,19 @@ def test_both_trainers_take_the_same_course(
         assert rates == pytest.approx([1e-3 * one for one in course])
 
 
+def test_both_trainers_have_the_same_gradient_without_an_adapter(
+    engine: PolicyEngine, start: LoraWeights, calls: list[list[Sample]]
+) -> None:
+    """Begun from an adapter, whose weights all of theirs are."""
+    full: dict[str, Any] = {"learning_rate": 1e-4, "lora_r": None, "max_grad_norm": 1e9}
+    expected, ours, _ = fitted(PolicyTrainer(engine, TrainerConfig(**full), start=start), weighed(calls, "token"))
+    found, theirs, _ = fitted(TRLTrainer(engine, TRLConfig(**full), start=start), calls)
+    assert distance(found, expected) < 1e-4
+    assert theirs[0].kind == ours[0].kind == "full"
+    for one, other in zip(theirs[0].tensors().values(), ours[0].tensors().values(), strict=True):
+        assert torch.allclose(one, other, atol=3e-4)  # of two signs of what is hardly anything Adam makes 2 lr
+
+
 def test_both_trainers_keep_to_the_same_reference(
     engine: PolicyEngine, start: LoraWeights, calls: list[list[Sample]]
 ) -> None:
@@ -200,6 +214,7 @@ def test_every_loss_moves_the_weights(
 ) -> None:
     _, weights, _ = fitted(TRLTrainer(engine, TRLConfig(**SHARED, loss_type=loss), start=start), calls)
     assert weights[0].sha256() != start.sha256()
+    assert isinstance(weights[0], LoraWeights)
     assert weights[0].rank == start.rank
 
 
