@@ -112,22 +112,22 @@ def measured(folder: Path, count: int, people: int) -> list[str]:
     """Fill a store and measure it."""
     texts = Texts()
     queries = texts.make(CALLS, WORDS_A_QUERY)
-    with LongTermMemory.open(folder, user_id="user 0", embedder=texts) as store:
+    with LongTermMemory.open(folder, user_id="user-0", embedder=texts) as store:
         add = median_ms(store.add, texts.make(SINGLE))
         seconds = 0.0
         for person in range(people):
             share = [NewMemory(content=text) for text in texts.make(count // people - (0 if person else SINGLE))]
-            with store.scoped(f"user {person}") as view:
+            with store.scoped(f"user-{person}") as view:
                 began = time.perf_counter()
                 view.add_many(share)
                 seconds += time.perf_counter() - began
         ids = [memory.id for memory in store.search(queries[0], top_k=CALLS, mode="dense")]
         get = median_ms(store.get, ids)
-        engine = Engine(store, "user 0")
+        engine = Engine(store, "user-0")
         dense, hybrid = (median_ms(lambda query, mode=mode: store.search(query, mode=mode), queries) for mode in MODES)
         alone, alone_hybrid = median_ms(engine.dense, queries), median_ms(engine.hybrid, queries)
     began = time.perf_counter()
-    with LongTermMemory.open(folder, user_id="user 0", embedder=texts):
+    with LongTermMemory.open(folder, user_id="user-0", embedder=texts):
         opened = time.perf_counter() - began
     return [
         f"{add:.3f}", f"{(count - SINGLE) / seconds:,.0f}", f"{get:.3f}",
@@ -172,7 +172,7 @@ class Engine:
 def rivals(folder: Path, count: int, people: int) -> Table:
     """Fill each memory with the same entries and measure the searches of one user."""
     texts = Texts()
-    entries = [(f"user {number % people}", text) for number, text in enumerate(texts.make(count))]
+    entries = [(f"user-{number % people}", text) for number, text in enumerate(texts.make(count))]
     queries = texts.make(50, WORDS_A_QUERY)
     table = Table(
         title=f"{count:,} entries of {people} users, the same vectors, one user's best 3; {os.cpu_count()} CPUs"
@@ -187,7 +187,7 @@ def rivals(folder: Path, count: int, people: int) -> Table:
         for user, text in entries:
             add(user, text)
         rate = count / (time.perf_counter() - began)
-        took = median_ms(lambda query, search=search: search("user 0", query), queries)
+        took = median_ms(lambda query, search=search: search("user-0", query), queries)
         ours = ours or took
         table.add_row(name, f"{rate:,.0f}", f"{took:.2f}", f"{took / ours:.1f}")
     return table
@@ -245,7 +245,7 @@ def langgraph_in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
         raise MissingDependency(
             "The comparison needs LangGraph: pip install mem0ai langgraph langchain-core"
         ) from error
-    store = InMemoryStore(index={"dims": DIMENSION, "embed": langchain_embedder(texts)})
+    store = InMemoryStore(index={"dims": DIMENSION, "embed": langchain_embedder(texts), "fields": ["content"]})
     return (
         lambda user, text: store.put(("memories", user), str(time.perf_counter_ns()), {"content": text}),
         lambda user, query: store.search(("memories", user), query=query, limit=3),

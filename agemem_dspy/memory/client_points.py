@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tenacity
@@ -21,6 +21,7 @@ from typing_extensions import override
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part, PointId, id_text
 from agemem_dspy.memory.point_store import (
+    CHUNK,
     DATETIME,
     INDEXES,
     INTEGER,
@@ -33,6 +34,7 @@ from agemem_dspy.memory.point_store import (
     PointStore,
     Ranking,
     Record,
+    in_chunks,
 )
 
 SERVER_TIMEOUT_S = 10
@@ -88,7 +90,7 @@ class ClientPoints(PointStore):
     def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
         requests = [
             models.QueryRequest(
-                query=list(ranking.meaning) if ranking.meaning is not None else _sparse(ranking.words or {}),
+                query=ranking.meaning if ranking.meaning is not None else _sparse(ranking.words or {}),
                 using=WORDS if ranking.meaning is None else MEANING,
                 filter=_filter(ranking.condition),
                 limit=ranking.limit,
@@ -99,10 +101,20 @@ class ClientPoints(PointStore):
         answers = self._call(lambda client: client.query_batch_points(self._collection, requests))
         return [[(str(one.id), one.score, one.payload or None) for one in answer.points] for answer in answers]
 
-    def insert(self, points: Sequence[Point]) -> None:
-        made = [_point(point) for point in points]
+    def insert(self, points: Iterable[Point]) -> None:
         mode = models.UpdateMode.INSERT_ONLY
-        self._call(lambda client: client.upsert(self._collection, made, wait=True, update_mode=mode))
+        written: list[str] = []
+        try:
+            for chunk in in_chunks(points, CHUNK):
+                made = [_point(point) for point in chunk]
+                self._call(
+                    lambda client, made=made: client.upsert(self._collection, made, wait=True, update_mode=mode)  # type: ignore[misc]
+                )
+                written.extend(point.id for point in chunk)
+        except BaseException:
+            if written:
+                self.delete(Condition((HasId(tuple(written)),)))
+            raise
 
     def replace(self, point: Point, condition: Condition) -> None:
         made, wanted = [_point(point)], _filter(condition)
@@ -217,7 +229,7 @@ _SCHEMAS: dict[str, Any] = {
 
 
 def _point(point: Point) -> models.PointStruct:
-    vectors: Any = {MEANING: list(point.meaning), WORDS: _sparse(point.words)}
+    vectors: Any = {MEANING: point.meaning, WORDS: _sparse(point.words)}
     return models.PointStruct(id=point.id, vector=vectors, payload=dict(point.payload))
 
 

@@ -105,6 +105,8 @@ class LongTermMemory(ABC):
     def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
         """Store new entries, all of them or none, and return them; their contents are embedded in one call.
 
+        Beyond 500 entries there are several writes: a process that dies in their midst leaves the first ones.
+
         Raises:
             MemoryStoreError: as for `add`; the message tells which entry cannot be stored.
         """

@@ -97,10 +97,12 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
 
 def test_the_python_of_the_memory_page_runs(here: Path) -> None:
     scope: dict[str, Any] = {"am": am}
-    (code,) = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
     try:
-        exec(compile(code, "memory.md", "exec"), scope)
+        for code in blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")):
+            exec(compile(code, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
+        assert [found.content for found in scope["cheap"]] == ["Hotel Artemide"]
+        assert len(scope["recent"]) == 3
     finally:
         scope["memory"].close()
