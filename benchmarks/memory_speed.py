@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
 from rich.console import Console
 from rich.table import Table
 
@@ -180,8 +181,14 @@ def rivals(folder: Path, count: int, people: int) -> Table:
     for column in ("memory", "add one by one /s", "search ms", "times ours"):
         table.add_column(column, justify="right" if table.columns else "left")
     ours = 0.0
-    memories = (in_folder, in_memory, mem0_in_folder, langgraph_in_memory)
-    for name, make in zip(("ours, in a folder", "ours, ':memory:'", "mem0", "LangMem's store"), memories, strict=True):
+    memories = {
+        "ours, in a folder": in_folder,
+        "ours, ':memory:'": in_memory,
+        "qdrant-client, local mode, dense": qdrant_client_in_memory,
+        "LangMem's store": langgraph_in_memory,
+        "mem0": mem0_in_folder,
+    }
+    for name, make in memories.items():
         add, search = make(folder / name.split()[0], texts)
         began = time.perf_counter()
         for user, text in entries:
@@ -210,8 +217,25 @@ def in_folder(folder: Path | str, texts: Texts) -> tuple[Any, Any]:
 
 
 def in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
-    """Return the same on the engine behind ":memory:", qdrant-client's local mode."""
+    """Return the same of ours, in the process."""
     return in_folder(":memory:", texts)
+
+
+def qdrant_client_in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
+    """Return the same of the engine in Python that `QdrantClient(":memory:")` has."""
+    client = QdrantClient(":memory:")
+    client.create_collection("memories", models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE))
+
+    def add(user: str, text: str) -> None:
+        vector = texts.embed([text])[0].tolist()
+        point = models.PointStruct(id=time.perf_counter_ns(), vector=vector, payload={"user": user, "content": text})
+        client.upsert("memories", [point])
+
+    def search(user: str, query: str) -> object:
+        mine = models.Filter(must=[models.FieldCondition(key="user", match=models.MatchValue(value=user))])
+        return client.query_points("memories", texts.embed([query])[0].tolist(), query_filter=mine, limit=3)
+
+    return add, search
 
 
 def mem0_in_folder(folder: Path, texts: Texts) -> tuple[Any, Any]:

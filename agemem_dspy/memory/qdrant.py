@@ -1,4 +1,4 @@
-"""Long-term memory in Qdrant: in the process, in a folder, or on a server.
+"""Long-term memory on an engine of points: Qdrant's embedded one in a folder, a Qdrant server, or a dictionary.
 
 One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, and every read,
 change and removal carries a condition on it, by-id ones too.
@@ -56,7 +56,7 @@ from agemem_dspy.types import Embedder, Memory, NewMemory, Version
 
 
 class QdrantMemory(LongTermMemory):
-    """A `LongTermMemory` on Qdrant; made by `LongTermMemory.open`."""
+    """A `LongTermMemory` on a `PointStore`; made by `LongTermMemory.open`."""
 
     def __init__(
         self,
