@@ -32,9 +32,9 @@ class LongTermMemory(ABC):
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
-              six digits; among the first fifty at least) oldest first: by cosine similarity ("dense"), by the
-              share of the query's words that an entry has ("lexical"), or by a weighted sum of both ("hybrid"; see
-              `memory.lexical`).
+              six digits) oldest first: by cosine similarity ("dense"), by the share of the query's words that an
+              entry has ("lexical"), or by a weighted sum of both ("hybrid"; see `memory.lexical`). It is exact in
+              the process and in a folder; a server may use an approximate index.
     Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `undo`, `purge`,
               `purge_expired` and `forget_user`. An update keeps it, unless it names another.
     Filters:  `where` keeps entries whose metadata has, under every key, an equal value, one of `AnyOf` or a number in a
