@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
 from rich.console import Console
 from rich.table import Table
 
@@ -112,22 +113,22 @@ def measured(folder: Path, count: int, people: int) -> list[str]:
     """Fill a store and measure it."""
     texts = Texts()
     queries = texts.make(CALLS, WORDS_A_QUERY)
-    with LongTermMemory.open(folder, user_id="user 0", embedder=texts) as store:
+    with LongTermMemory.open(folder, user_id="user-0", embedder=texts) as store:
         add = median_ms(store.add, texts.make(SINGLE))
         seconds = 0.0
         for person in range(people):
             share = [NewMemory(content=text) for text in texts.make(count // people - (0 if person else SINGLE))]
-            with store.scoped(f"user {person}") as view:
+            with store.scoped(f"user-{person}") as view:
                 began = time.perf_counter()
                 view.add_many(share)
                 seconds += time.perf_counter() - began
         ids = [memory.id for memory in store.search(queries[0], top_k=CALLS, mode="dense")]
         get = median_ms(store.get, ids)
-        engine = Engine(store, "user 0")
+        engine = Engine(store, "user-0")
         dense, hybrid = (median_ms(lambda query, mode=mode: store.search(query, mode=mode), queries) for mode in MODES)
         alone, alone_hybrid = median_ms(engine.dense, queries), median_ms(engine.hybrid, queries)
     began = time.perf_counter()
-    with LongTermMemory.open(folder, user_id="user 0", embedder=texts):
+    with LongTermMemory.open(folder, user_id="user-0", embedder=texts):
         opened = time.perf_counter() - began
     return [
         f"{add:.3f}", f"{(count - SINGLE) / seconds:,.0f}", f"{get:.3f}",
@@ -172,7 +173,7 @@ class Engine:
 def rivals(folder: Path, count: int, people: int) -> Table:
     """Fill each memory with the same entries and measure the searches of one user."""
     texts = Texts()
-    entries = [(f"user {number % people}", text) for number, text in enumerate(texts.make(count))]
+    entries = [(f"user-{number % people}", text) for number, text in enumerate(texts.make(count))]
     queries = texts.make(50, WORDS_A_QUERY)
     table = Table(
         title=f"{count:,} entries of {people} users, the same vectors, one user's best 3; {os.cpu_count()} CPUs"
@@ -180,14 +181,20 @@ def rivals(folder: Path, count: int, people: int) -> Table:
     for column in ("memory", "add one by one /s", "search ms", "times ours"):
         table.add_column(column, justify="right" if table.columns else "left")
     ours = 0.0
-    memories = (in_folder, in_memory, mem0_in_folder, langgraph_in_memory)
-    for name, make in zip(("ours, in a folder", "ours, ':memory:'", "mem0", "LangMem's store"), memories, strict=True):
+    memories = {
+        "ours, in a folder": in_folder,
+        "ours, ':memory:'": in_memory,
+        "qdrant-client, local mode, dense": qdrant_client_in_memory,
+        "LangMem's store": langgraph_in_memory,
+        "mem0": mem0_in_folder,
+    }
+    for name, make in memories.items():
         add, search = make(folder / name.split()[0], texts)
         began = time.perf_counter()
         for user, text in entries:
             add(user, text)
         rate = count / (time.perf_counter() - began)
-        took = median_ms(lambda query, search=search: search("user 0", query), queries)
+        took = median_ms(lambda query, search=search: search("user-0", query), queries)
         ours = ours or took
         table.add_row(name, f"{rate:,.0f}", f"{took:.2f}", f"{took / ours:.1f}")
     return table
@@ -210,8 +217,25 @@ def in_folder(folder: Path | str, texts: Texts) -> tuple[Any, Any]:
 
 
 def in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
-    """Return the same on the engine behind ":memory:", qdrant-client's local mode."""
+    """Return the same of ours, in the process."""
     return in_folder(":memory:", texts)
+
+
+def qdrant_client_in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
+    """Return the same of the engine in Python that `QdrantClient(":memory:")` has."""
+    client = QdrantClient(":memory:")
+    client.create_collection("memories", models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE))
+
+    def add(user: str, text: str) -> None:
+        vector = texts.embed([text])[0].tolist()
+        point = models.PointStruct(id=time.perf_counter_ns(), vector=vector, payload={"user": user, "content": text})
+        client.upsert("memories", [point])
+
+    def search(user: str, query: str) -> object:
+        mine = models.Filter(must=[models.FieldCondition(key="user", match=models.MatchValue(value=user))])
+        return client.query_points("memories", texts.embed([query])[0].tolist(), query_filter=mine, limit=3)
+
+    return add, search
 
 
 def mem0_in_folder(folder: Path, texts: Texts) -> tuple[Any, Any]:
@@ -245,7 +269,7 @@ def langgraph_in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
         raise MissingDependency(
             "The comparison needs LangGraph: pip install mem0ai langgraph langchain-core"
         ) from error
-    store = InMemoryStore(index={"dims": DIMENSION, "embed": langchain_embedder(texts)})
+    store = InMemoryStore(index={"dims": DIMENSION, "embed": langchain_embedder(texts), "fields": ["content"]})
     return (
         lambda user, text: store.put(("memories", user), str(time.perf_counter_ns()), {"content": text}),
         lambda user, query: store.search(("memories", user), query=query, limit=3),

@@ -213,6 +213,9 @@ class LongTermMemoryContract:
             store.insert("m1", versions)
         with pytest.raises(MemoryStoreError, match="one version at least"):
             store.insert(str(uuid.uuid4()), [])
+        for at in ("", "yesterday", "2027-01-31T12:00:00"):
+            with pytest.raises(MemoryStoreError, match="time of a version"):
+                store.insert(str(uuid.uuid4()), [Version(change="add", content="x", at=at)])
 
     def test_what_has_expired_is_out_of_sight_and_can_be_purged(self, store: LongTermMemory) -> None:
         now = datetime.datetime.now(datetime.UTC)
@@ -570,7 +573,9 @@ class LongTermMemoryContract:
             store.users,
             lambda: store.undo(memory.id),
             lambda: store.purge(memory.id),
-            lambda: store.insert(str(uuid.uuid4()), [Version(change="add", content="x", at="now")]),
+            lambda: store.insert(
+                str(uuid.uuid4()), [Version(change="add", content="x", at="2027-01-31T12:00:00+00:00")]
+            ),
             lambda: store.scoped("bob"),
         ]
         for call in calls:

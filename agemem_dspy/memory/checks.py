@@ -50,7 +50,7 @@ def checked_versions(versions: Sequence[Version]) -> list[Version]:
             metadata=checked_metadata(version.metadata),
             live=bool(version.live),
             expires_at=checked_moment(version.expires_at),
-            at=checked_text(version.at, "time of a version"),
+            at=checked_moment(checked_text(version.at, "time of a version"), "the time of a version") or "",
             by=checked_metadata(version.by),
         )
         for version in versions

@@ -39,11 +39,11 @@ class Connection:
         self._write_lock: AbstractContextManager[object] = nullcontext() if self.is_server else threading.RLock()
 
     @classmethod
-    def in_memory(cls, embedder: Embedder) -> Connection:
+    def in_memory(cls) -> Connection:
         """Open a private store that is gone when it is closed."""
-        from agemem_dspy.memory.client_points import ClientPoints
+        from agemem_dspy.memory.dictionary_points import DictionaryPoints
 
-        return cls(ClientPoints.in_memory(collection_name(embedder), embedder.dimension), ":memory:")
+        return cls(DictionaryPoints(), ":memory:")
 
     @classmethod
     def at_url(cls, url: str, embedder: Embedder) -> Connection:
@@ -52,7 +52,7 @@ class Connection:
         Raises:
             MemoryStoreError: the URL is malformed, or the server does not answer.
         """
-        from agemem_dspy.memory.client_points import ServerPoints
+        from agemem_dspy.memory.server_points import ServerPoints
 
         return cls(ServerPoints(url, collection_name(embedder), embedder.dimension, prefix=PREFIX), url)
 
@@ -159,7 +159,7 @@ def connect(where: str | os.PathLike[str], embedder: Embedder) -> Connection:
     if not isinstance(where, str | os.PathLike) or not str(where).strip() or "\x00" in str(where):
         raise MemoryStoreError(f"Cannot open {where!r}: give ':memory:', a folder, or the URL of a Qdrant server.")
     if where == ":memory:":
-        return Connection.in_memory(embedder)
+        return Connection.in_memory()
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return Connection.at_url(where, embedder)
     if isinstance(where, str) and "://" in where:

@@ -10,11 +10,10 @@ Rankings are exact: the engine builds no approximate graph here, it compares wit
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part, PointId
 from agemem_dspy.memory.folder import check_complete, note_changing, note_closed
 from agemem_dspy.memory.point_store import (
+    CHUNK,
     DATETIME,
     INDEXES,
     INTEGER,
@@ -36,6 +36,7 @@ from agemem_dspy.memory.point_store import (
     PointStore,
     Ranking,
     Record,
+    in_chunks,
 )
 
 FLUSH_AFTER_S = 5.0
@@ -71,6 +72,7 @@ class EdgePoints(PointStore):
             raise
         self._failure: BaseException | None = None
         self._unflushed = 0
+        self._writing = 0
         self._closing = False
         self._changed = threading.Condition()
         self._flusher: threading.Thread | None = None
@@ -99,7 +101,7 @@ class EdgePoints(PointStore):
                 limit=ranking.limit,
                 query=edge.Query.Nearest(_sparse(ranking.words or {}), WORDS)
                 if ranking.meaning is None
-                else edge.Query.Nearest(list(ranking.meaning), MEANING),
+                else edge.Query.Nearest(ranking.meaning, MEANING),
                 filter=_filter(ranking.condition),
                 params=edge.SearchParams(exact=True),
             )
@@ -116,15 +118,17 @@ class EdgePoints(PointStore):
         page, _ = self._read(lambda: self._shard.scroll(request))
         return int((page[0].payload or {})[key]) if page else 0
 
-    def insert(self, points: Sequence[Point]) -> None:
-        made = [_point(point) for point in points]
-        operation = edge.UpdateOperation.upsert_points(made, update_mode=edge.UpdateMode.InsertOnly)
-        sound = self._failure is None
+    def insert(self, points: Iterable[Point]) -> None:
+        begun: list[str] = []
         try:
-            self._write(operation, len(made))
-        except MemoryStoreError:
-            if sound and self._failure is not None:  # it reached the log
-                self._take_back([point.id for point in points])
+            for chunk in in_chunks(points, CHUNK):
+                made = [_point(point) for point in chunk]
+                self._refuse_changes()
+                begun.extend(point.id for point in chunk)
+                operation = edge.UpdateOperation.upsert_points(made, update_mode=edge.UpdateMode.InsertOnly)
+                self._update(operation, len(made))
+        except BaseException:
+            self._take_back(begun)
             raise
 
     def replace(self, point: Point, condition: Condition) -> None:
@@ -144,7 +148,8 @@ class EdgePoints(PointStore):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._flusher is not None:
+            self._changed.wait_for(lambda: not self._writing)
+        if self._flusher not in (None, threading.current_thread()):  # where garbage is collected is anybody's guess
             self._flusher.join()
         try:
             if self._failure is None and self._unflushed:
@@ -163,30 +168,39 @@ class EdgePoints(PointStore):
             ),
         )
 
-    def _write(self, operation: edge.UpdateOperation, points: int = 1) -> None:
+    def _write(self, operation: edge.UpdateOperation) -> None:
+        self._refuse_changes()
+        self._update(operation)
+
+    def _update(self, operation: edge.UpdateOperation, points: int = 1) -> None:
+        with self._changed:
+            if self._closing:
+                raise MemoryStoreError(f"The memory folder {self._folder} is being closed: nothing was changed.")
+            if self._flusher is None:
+                note_changing(self._folder.parent)
+                self._flusher = threading.Thread(target=self._flush_now_and_then, name="agemem-flush", daemon=True)
+                self._flusher.start()
+            self._writing += 1
+        try:
+            _guarded(lambda: self._shard.update(operation), self._failed)
+        finally:
+            with self._changed:
+                self._writing -= 1
+                self._unflushed += points
+                if self._closing or self._unflushed == points or self._unflushed >= FLUSH_AFTER_POINTS:
+                    self._changed.notify_all()
+
+    def _refuse_changes(self) -> None:
+        """Raise where a change cannot be made: after a failure, and where the disk is all but full."""
         if self._failure is not None:
             raise MemoryStoreError(
                 f"The memory folder {self._folder} takes no more changes since one failed ({self._failure}). "
                 "Close it, look at free disk space and at the rights on the folder, and open it again."
             )
-        self._refuse_full_disk()
-        if self._flusher is None:
-            note_changing(self._folder.parent)
-        _guarded(lambda: self._shard.update(operation), self._failed)
-        with self._changed:
-            self._unflushed += points
-            if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_now_and_then, name="agemem-flush", daemon=True)
-                self._flusher.start()
-            elif self._unflushed == points or self._unflushed >= FLUSH_AFTER_POINTS:
-                self._changed.notify_all()
-
-    def _refuse_full_disk(self) -> None:
         try:
-            disk = os.statvfs(self._folder)
+            free = shutil.disk_usage(self._folder).free
         except OSError as error:
             raise MemoryStoreError(f"The memory folder {self._folder} is gone: {error}.") from error
-        free = disk.f_bavail * disk.f_frsize
         if free < LEAST_FREE_BYTES:
             raise MemoryStoreError(
                 f"There is no room for a change in the memory folder {self._folder}: the disk has {free >> 20} MiB "
@@ -202,9 +216,11 @@ class EdgePoints(PointStore):
         )
 
     def _take_back(self, ids: list[str]) -> None:
-        """Remove what an insertion that failed may have left in the log, from where it would come back."""
-        with contextlib.suppress(MemoryStoreError):  # the failure of the insertion is the one to tell
-            _guarded(lambda: self._shard.update(edge.UpdateOperation.delete_points(list(ids))), self._failed)
+        """Remove what an insertion that failed has written, or has left in the log, from where it would come back."""
+        if ids:
+            operation = edge.UpdateOperation.delete_points(list(ids))
+            with contextlib.suppress(MemoryStoreError):  # the failure of the insertion is the one to tell
+                self._update(operation)
 
     def _flush_now_and_then(self) -> None:
         while True:
@@ -259,7 +275,7 @@ _SCHEMAS: dict[str, Any] = {
 
 
 def _point(point: Point) -> edge.Point:
-    return edge.Point(point.id, {MEANING: list(point.meaning), WORDS: _sparse(point.words)}, dict(point.payload))
+    return edge.Point(point.id, {MEANING: point.meaning, WORDS: _sparse(point.words)}, dict(point.payload))
 
 
 def _uuid(point_id: PointId) -> uuid.UUID:

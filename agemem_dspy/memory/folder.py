@@ -104,7 +104,9 @@ def write_manifest(folder: Path, embedder: Embedder) -> None:
 
 
 def note_closed(folder: Path, entries: int) -> None:
-    """Write down how many entries a folder has as it is closed."""
+    """Write down how many entries a folder has as it is closed; a note that is there is of a folder left unchanged."""
+    if (folder / CLOSED).exists():
+        return
     with contextlib.suppress(OSError):  # without the note, nothing is missing but a check
         temporary = folder / f"{CLOSED}.tmp"
         temporary.write_text(json.dumps({"entries": entries}) + "\n", encoding="utf-8")

@@ -36,9 +36,9 @@ class LongTermMemory(ABC):
               Returned memories are snapshots: changing their metadata does not change the store.
               Contents are kept as given, to the last space.
     Order:    `all` is oldest first, by insertion; an update does not move an entry. `search` is best first, equals (to
-              six digits; among the first fifty at least) oldest first: by cosine similarity ("dense"), by the
-              share of the query's words that an entry has ("lexical"), or by a weighted sum of both ("hybrid"; see
-              `memory.lexical`).
+              six digits) oldest first: by cosine similarity ("dense"), by the share of the query's words that an
+              entry has ("lexical"), or by a weighted sum of both ("hybrid"; see `memory.lexical`). It is exact in
+              the process and in a folder; a server may use an approximate index.
     Expiry:   once its `expires_at` has passed, an entry is out of sight of every call but `history`, `entries`, `undo`,
               `purge`, `purge_expired` and `forget_user`. An update keeps it, unless it names another.
     Filters:  `where` keeps entries whose metadata has, under every key, an equal value, one of `AnyOf` or a number in a
@@ -114,6 +114,8 @@ class LongTermMemory(ABC):
     @abstractmethod
     def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
         """Store new entries, all of them or none, and return them; their contents are embedded in one call.
+
+        Beyond 500 entries there are several writes: a process that dies in their midst leaves the first ones.
 
         Raises:
             MemoryStoreError: as for `add`; the message tells which entry cannot be stored.

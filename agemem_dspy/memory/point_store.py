@@ -5,12 +5,14 @@ A point is an entry: its payload and two vectors, one of its meaning, one of its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from agemem_dspy.memory.conditions import Condition, PointId
 
+CHUNK = 500  # entries written at once: about 1 MB of a log, 4 MB of a request
 MEANING, WORDS = "meaning", "words"  # the vectors of a point
 TENANT, KEYWORD, INTEGER, DATETIME = "tenant", "keyword", "integer", "datetime"
 INDEXES = {  # what conditions name and order goes by
@@ -30,7 +32,7 @@ class Point:
 
     id: str
     payload: Mapping[str, Any]
-    meaning: Sequence[float]
+    meaning: list[float]
     words: Mapping[int, float]
 
 
@@ -48,8 +50,15 @@ class Ranking:
 
     condition: Condition
     limit: int
-    meaning: Sequence[float] | None = None
+    meaning: list[float] | None = None
     words: Mapping[int, float] | None = None
+
+
+def in_chunks(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
+    """Yield points in lists of `size`, the last one shorter; each is made when it is asked for."""
+    remaining = iter(points)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
 
 
 class PointStore(Protocol):
@@ -81,8 +90,8 @@ class PointStore(Protocol):
         """Return the answer to each request, best first; a server sends payloads along, which saves a journey."""
         ...
 
-    def insert(self, points: Sequence[Point]) -> None:
-        """Write new entries; one whose id is taken stays as it was."""
+    def insert(self, points: Iterable[Point]) -> None:
+        """Write new entries, in chunks, all or none; one whose id is taken stays as it was."""
         ...
 
     def replace(self, point: Point, condition: Condition) -> None:

@@ -1,4 +1,4 @@
-"""Long-term memory in Qdrant: in the process, in a folder, or on a server.
+"""Long-term memory on an engine of points: Qdrant's embedded one in a folder, a Qdrant server, or a dictionary.
 
 One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, and every read,
 change and removal carries a condition on it, by-id ones too.
@@ -54,11 +54,9 @@ from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
-_CHUNK = 500  # entries written at once: about 1 MB of a log, 4 MB of a request
-
 
 class QdrantMemory(LongTermMemory):
-    """A `LongTermMemory` on Qdrant; made by `LongTermMemory.open`."""
+    """A `LongTermMemory` on a `PointStore`; made by `LongTermMemory.open`."""
 
     def __init__(
         self,
@@ -100,24 +98,14 @@ class QdrantMemory(LongTermMemory):
     def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
         first = [self._first_version(entry, number, len(entries)) for number, entry in enumerate(entries, start=1)]
         connection, points = self._open_connection(), self._points()
+        if not first:
+            return []
         rows = embed_checked(self._embedder, [version.content for version, _ in first])
-        added: list[Memory] = []
-        try:
-            for start in range(0, len(first), _CHUNK):
-                chunk = [
-                    (str(uuid.uuid4()), payload_of(self._user_id, kind, connection.tick(), [version]))
-                    for version, kind in first[start : start + _CHUNK]
-                ]
-                vectors = rows[start : start + _CHUNK].tolist()
-                points.insert(
-                    [_point(id, payload, vector) for (id, payload), vector in zip(chunk, vectors, strict=True)]
-                )
-                added.extend(memory_of(id, payload) for id, payload in chunk)
-        except MemoryStoreError:
-            if added:  # all or nothing
-                points.delete(self._mine(HasId(tuple(memory.id for memory in added))))
-            raise
-        return added
+        new = {
+            str(uuid.uuid4()): payload_of(self._user_id, kind, connection.tick(), [version]) for version, kind in first
+        }
+        points.insert(_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
+        return [memory_of(id, payload) for id, payload in new.items()]
 
     @override
     def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
@@ -352,7 +340,7 @@ class QdrantMemory(LongTermMemory):
         return memory_of(memory_id, new)
 
 
-def _point(memory_id: str, payload: Mapping[str, Any], vector: Sequence[float]) -> Point:
+def _point(memory_id: str, payload: Mapping[str, Any], vector: list[float]) -> Point:
     return Point(memory_id, payload, vector, text_vector(payload["content"]))
 
 

@@ -8,7 +8,7 @@ one has found is looked up in the other, if it may be among the best. Payloads a
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agemem_dspy.memory.checks import SearchMode
@@ -23,7 +23,7 @@ _DIGITS = 6  # to which scores are equal
 
 
 def best_memories(
-    points: PointStore, query: str, vector: Sequence[float], condition: Condition, limit: int, mode: SearchMode
+    points: PointStore, query: str, vector: list[float], condition: Condition, limit: int, mode: SearchMode
 ) -> list[Memory]:
     """Return the `limit` entries under a condition that fit a query best, best first, equals oldest first.
 
@@ -51,7 +51,7 @@ class _Rankings:
         self,
         points: PointStore,
         condition: Condition,
-        vector: Sequence[float],
+        vector: list[float],
         words: Mapping[int, float],
         weights: tuple[float, float],
     ) -> None:

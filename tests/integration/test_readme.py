@@ -99,13 +99,16 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
 
 def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, Any] = {"am": am}
-    changes, embedders, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    changes, filters, embedders, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
     try:
         exec(compile(changes, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
         assert scope["memory"].get(scope["airport"].id).content == "home airport: Lyon"
+        exec(compile(filters, "memory.md", "exec"), scope)
+        assert [found.content for found in scope["cheap"]] == ["Hotel Artemide"]
+        assert len(scope["recent"]) == 3
         exec(compile(safety, "memory.md", "exec"), scope)
-        assert [one.content for one in scope["guarded"].all()] == ["home airport: Lyon", "wifi password: [password]"]
+        assert [one.content for one in scope["guarded"].all()][-1] == "wifi password: [password]"
         assert scope["waiting"].reason == "it revokes instructions"
         assert scope["agent"].memory is scope["guarded"]
     finally:

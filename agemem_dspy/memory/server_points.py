@@ -1,26 +1,19 @@
-"""Points behind qdrant-client: on a server, or in its own in-process engine.
-
-The client's engine compares in Python and breaks when two threads enter it, so a lock is around it. It serves
-":memory:", where a store lives for an episode and has tens of entries: it is made in 0.2 ms, where an embedded engine
-takes 40 ms for its files. From some hundred entries on, a folder is the quicker one.
-"""
+"""Points in a collection on a Qdrant server, through qdrant-client."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tenacity
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
-from qdrant_client.local.qdrant_local import QdrantLocal
-from typing_extensions import override
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.conditions import Condition, Either, Equals, HasId, NumberBetween, Part, PointId, id_text
 from agemem_dspy.memory.point_store import (
+    CHUNK,
     DATETIME,
     INDEXES,
     INTEGER,
@@ -33,33 +26,38 @@ from agemem_dspy.memory.point_store import (
     PointStore,
     Ranking,
     Record,
+    in_chunks,
 )
 
 SERVER_TIMEOUT_S = 10
 _PAGE = 1000
-Client = QdrantClient | QdrantLocal
 _Result = TypeVar("_Result")
 _FAILURES = (OSError, ApiException, ValueError, RuntimeError, KeyError)
 
 
-class ClientPoints(PointStore):
-    """A collection that a client of Qdrant reaches."""
+class ServerPoints(PointStore):
+    """A collection on a server; a lost connection is tried again, up to three times."""
 
-    is_server = False
+    is_server = True
 
-    def __init__(self, client: Client, collection: str, dimension: int) -> None:
-        """Take a client; the collection is made when it is missing."""
-        self._client = client
-        self._collection = collection
-        self._lock = threading.RLock()
+    def __init__(self, url: str, collection: str, dimension: int, *, prefix: str) -> None:
+        """Reach a server; its key is in `QDRANT_API_KEY`, and our collections' names begin with `prefix`.
+
+        Raises:
+            MemoryStoreError: the URL is malformed, or the server does not answer or refuses.
+        """
+        self._url, self._collection, self._prefix = url, collection, prefix
+        try:
+            self._client = QdrantClient(
+                url=url,
+                api_key=os.environ.get("QDRANT_API_KEY") or None,
+                timeout=SERVER_TIMEOUT_S,
+                check_compatibility=False,
+            )
+        except ValueError as error:
+            raise MemoryStoreError(f"{url!r} is no server address ({error}). Write http://host:6333.") from error
         if not self._call(lambda client: client.collection_exists(collection)):
             self._call(lambda client: self._create(client, dimension))
-
-    @classmethod
-    def in_memory(cls, collection: str, dimension: int) -> ClientPoints:
-        """Make a private store that is gone when it is closed."""
-        # What `QdrantClient(":memory:")` holds: itself, it takes twenty times as long to be made.
-        return cls(QdrantLocal(":memory:"), collection, dimension)
 
     def scroll(self, condition: Condition) -> list[Record]:
         wanted = _filter(condition)
@@ -88,21 +86,31 @@ class ClientPoints(PointStore):
     def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
         requests = [
             models.QueryRequest(
-                query=list(ranking.meaning) if ranking.meaning is not None else _sparse(ranking.words or {}),
+                query=ranking.meaning if ranking.meaning is not None else _sparse(ranking.words or {}),
                 using=WORDS if ranking.meaning is None else MEANING,
                 filter=_filter(ranking.condition),
                 limit=ranking.limit,
-                with_payload=self.is_server,
+                with_payload=True,
             )
             for ranking in rankings
         ]
         answers = self._call(lambda client: client.query_batch_points(self._collection, requests))
         return [[(str(one.id), one.score, one.payload or None) for one in answer.points] for answer in answers]
 
-    def insert(self, points: Sequence[Point]) -> None:
-        made = [_point(point) for point in points]
+    def insert(self, points: Iterable[Point]) -> None:
         mode = models.UpdateMode.INSERT_ONLY
-        self._call(lambda client: client.upsert(self._collection, made, wait=True, update_mode=mode))
+        written: list[str] = []
+        try:
+            for chunk in in_chunks(points, CHUNK):
+                made = [_point(point) for point in chunk]
+                self._call(
+                    lambda client, made=made: client.upsert(self._collection, made, wait=True, update_mode=mode)  # type: ignore[misc]
+                )
+                written.extend(point.id for point in chunk)
+        except BaseException:
+            if written:
+                self.delete(Condition((HasId(tuple(written)),)))
+            raise
 
     def replace(self, point: Point, condition: Condition) -> None:
         made, wanted = [_point(point)], _filter(condition)
@@ -120,53 +128,6 @@ class ClientPoints(PointStore):
         self._call(lambda client: client.delete(self._collection, selector, wait=True))
 
     def elsewhere(self, condition: Condition) -> str | None:
-        return None
-
-    def close(self) -> None:
-        with self._lock:
-            self._client.close()
-
-    def _create(self, client: Client, dimension: int) -> None:
-        client.create_collection(
-            self._collection,
-            vectors_config={MEANING: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
-            sparse_vectors_config={WORDS: models.SparseVectorParams()},
-        )
-
-    def _call(self, operation: Callable[[Client], _Result]) -> _Result:
-        """Run one operation on the client and return its result."""
-        try:
-            with self._lock:
-                return operation(self._client)
-        except _FAILURES as error:
-            raise MemoryStoreError(f"The memory store refused the operation: {error}.") from error
-
-
-class ServerPoints(ClientPoints):
-    """A collection on a server, which needs no lock; a lost connection is tried again, up to three times."""
-
-    is_server = True
-
-    def __init__(self, url: str, collection: str, dimension: int, *, prefix: str) -> None:
-        """Reach a server; its key is in `QDRANT_API_KEY`, and our collections' names begin with `prefix`.
-
-        Raises:
-            MemoryStoreError: the URL is malformed, or the server does not answer or refuses.
-        """
-        self._url, self._prefix = url, prefix
-        try:
-            client = QdrantClient(
-                url=url,
-                api_key=os.environ.get("QDRANT_API_KEY") or None,
-                timeout=SERVER_TIMEOUT_S,
-                check_compatibility=False,
-            )
-        except ValueError as error:
-            raise MemoryStoreError(f"{url!r} is no server address ({error}). Write http://host:6333.") from error
-        super().__init__(client, collection, dimension)
-
-    @override
-    def elsewhere(self, condition: Condition) -> str | None:
         wanted = _filter(condition)
         for found in self._call(lambda client: client.get_collections().collections):
             name = found.name
@@ -176,18 +137,23 @@ class ServerPoints(ClientPoints):
                 return name
         return None
 
-    @override
-    def _create(self, client: Client, dimension: int) -> None:
+    def close(self) -> None:
+        self._client.close()
+
+    def _create(self, client: QdrantClient, dimension: int) -> None:
         try:
-            super()._create(client, dimension)
+            client.create_collection(
+                self._collection,
+                vectors_config={MEANING: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                sparse_vectors_config={WORDS: models.SparseVectorParams()},
+            )
         except Exception:
             if not client.collection_exists(self._collection):  # else another process was quicker: good
                 raise
         for field, kind in INDEXES.items():
             client.create_payload_index(self._collection, field, field_schema=_SCHEMAS[kind], wait=True)
 
-    @override
-    def _call(self, operation: Callable[[Client], _Result]) -> _Result:
+    def _call(self, operation: Callable[[QdrantClient], _Result]) -> _Result:
         retry = tenacity.Retrying(  # every call is idempotent
             retry=tenacity.retry_if_exception_type(ResponseHandlingException),
             stop=tenacity.stop_after_attempt(3),
@@ -217,7 +183,7 @@ _SCHEMAS: dict[str, Any] = {
 
 
 def _point(point: Point) -> models.PointStruct:
-    vectors: Any = {MEANING: list(point.meaning), WORDS: _sparse(point.words)}
+    vectors: Any = {MEANING: point.meaning, WORDS: _sparse(point.words)}
     return models.PointStruct(id=point.id, vector=vectors, payload=dict(point.payload))
 
 
