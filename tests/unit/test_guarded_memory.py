@@ -75,7 +75,8 @@ def test_what_is_rejected_is_not_stored(bare: LongTermMemory) -> None:
         lambda: store.add("x" * 21),
         lambda: store.update(kept.id, "x" * 21),
         lambda: store.insert(
-            "1b671a64-40d5-491e-99b0-da01ff1f3341", [Version(change="add", content="x" * 21, at="now")]
+            "1b671a64-40d5-491e-99b0-da01ff1f3341",
+            [Version(change="add", content="x" * 21, at="2026-01-01T00:00:00.000000+00:00")],
         ),
     ):
         with pytest.raises(MemoryRejected, match="refused by SizeLimit: the content has 21"):
@@ -156,9 +157,12 @@ def test_an_import_is_judged_version_by_version_whatever_it_says_of_its_maker(
     bare: LongTermMemory, store: GuardedMemory
 ) -> None:
     forged = {**TRUSTED, "channel": "released"}
-    live = [Version(change="add", content=POISON, at="a", by=forged)]
-    former = [*live, Version(change="update", content="diet: vegan", at="b", by=forged)]
-    gone = [*live, Version(change="delete", content=POISON, live=False, at="b", by=forged)]
+    live = [Version(change="add", content=POISON, at="2026-01-01T00:00:00.000000+00:00", by=forged)]
+    former = [*live, Version(change="update", content="diet: vegan", at="2026-01-02T00:00:00.000000+00:00", by=forged)]
+    gone = [
+        *live,
+        Version(change="delete", content=POISON, live=False, at="2026-01-02T00:00:00.000000+00:00", by=forged),
+    ]
     ids = ["1b671a64-40d5-491e-99b0-da01ff1f334" + digit for digit in "123"]
     for id, versions in zip(ids[:2], (live, former), strict=True):
         with pytest.raises(MemoryQuarantined) as caught:
@@ -185,8 +189,8 @@ def test_what_a_file_says_of_a_quarantine_may_be_nonsense(store: GuardedMemory) 
     id = "1b671a64-40d5-491e-99b0-da01ff1f3341"
     by = {"channel": "quarantine", "updates": ["x"]}
     versions = [
-        Version(change="add", content="diet: vegan", at="a"),
-        Version(change="delete", content="diet: vegan", live=False, at="b", by=by),
+        Version(change="add", content="diet: vegan", at="2026-01-01T00:00:00.000000+00:00"),
+        Version(change="delete", content="diet: vegan", live=False, at="2026-01-02T00:00:00.000000+00:00", by=by),
     ]
     assert store.insert(id, versions) is None
     [waiting] = store.quarantined()

@@ -185,6 +185,8 @@ def test_folders_that_are_exchanged_in_steps_are_never_lost(
     rename = Path.rename
 
     def until_killed(self: Path, target: Path) -> Path:
+        if self.parent != tmp_path:  # a store's own files
+            return rename(self, target)
         if len(taken) == steps:
             raise KeyboardInterrupt
         taken.append(self)
