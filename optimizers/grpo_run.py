@@ -80,14 +80,14 @@ class GRPORun:
 
     def resume(self, trainer: PolicyTrainer, kept: PhaseState) -> int:
         """Take up the state that was kept, and keep one after each step from now on; return the next step."""
-        self.engine.phrases.load(Phrasebook().dump())  # drafts have a part in rounding: runs alike begin alike
+        self.engine.restore_phrases(Phrasebook().dump())  # drafts have a part in rounding: runs alike begin alike
         found = kept.load()
         self.keep = lambda done: kept.save(*self._state(trainer, done))
         if found is None:
             return 0
         tensors, values = found
         trainer.restore(tensors)
-        self.engine.phrases.load({name: tensors[f"phrases.{name}"].numpy() for name in Phrasebook().dump()})
+        self.engine.restore_phrases({name: tensors[f"phrases.{name}"].numpy() for name in Phrasebook().dump()})
         self.rollouts.skip(values["taken"], values["scored"])
         self.learnt, self.worse = values["learnt"], values["worse"]
         self.before, self.earlier = values["before"], values["seconds"]
@@ -103,7 +103,7 @@ class GRPORun:
 
     def _state(self, trainer: PolicyTrainer, done: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = trainer.state()
-        tensors |= {f"phrases.{name}": torch.from_numpy(known) for name, known in self.engine.phrases.dump().items()}
+        tensors |= {f"phrases.{name}": torch.from_numpy(known) for name, known in self.engine.phrases().items()}
         best = self.engine.weights(self.best.get_lm().model) if self.config.validate_every else None
         if best is not None and self.best.get_lm().model != self.lm.model:
             tensors |= {f"best.{name}": tensor.contiguous() for name, tensor in best.tensors().items()}

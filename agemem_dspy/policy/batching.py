@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
@@ -9,8 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakSet
 
 from agemem_dspy.policy.generation import Row
+
+_living: WeakSet[Batcher] = WeakSet()
+
+
+@atexit.register
+def _end_steps() -> None:
+    """Wait for steps under way and let no other begin: a daemon thread that ends inside torch aborts the process."""
+    for batcher in list(_living):
+        batcher.stepping.acquire()
 
 
 class Sampler(Protocol):
@@ -62,6 +73,8 @@ class Batcher:
         self._queue: queue.SimpleQueue[Pending] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._starting = threading.Lock()
+        self.stepping = threading.Lock()  # held while a step is sampled
+        _living.add(self)
 
     def submit(self, row: Row, version: str) -> Pending:
         """Queue a row; its `done` raises what the sampler raised."""
@@ -88,14 +101,15 @@ class Batcher:
                 self._gather(waiting, expected)
                 others = any(p.version != version for p in waiting)  # they get their turn when this batch is done
                 room = 0 if others and running else self.max_batch - len(running)
-                for pending in [p for p in waiting if p.version == version][:room]:
-                    waiting.remove(pending)
-                    if pending.done.set_running_or_notify_cancel():  # an awaiting caller may have left
-                        running[id(pending.row)] = pending
-                        sampler.admit(pending.row)
-                if not running:
-                    return
-                finished = sampler.step()
+                with self.stepping:
+                    for pending in [p for p in waiting if p.version == version][:room]:
+                        waiting.remove(pending)
+                        if pending.done.set_running_or_notify_cancel():  # an awaiting caller may have left
+                            running[id(pending.row)] = pending
+                            sampler.admit(pending.row)
+                    if not running:
+                        return
+                    finished = sampler.step()
                 for row in finished:
                     running.pop(id(row)).done.set_result(None)
                 expected = 0 if others else len(finished)  # whoever got an answer is likely to ask again soon

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from dspy import lm15
 from dspy.clients.engines.base import validate_request
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from agemem_dspy.errors import ConfigurationError, ModelError
@@ -70,7 +71,7 @@ class PolicyEngine:
         self.context_length = int(self.model.config.max_position_embeddings)
         self.counts = GenerationCounts()
         self._pool = PrefixPool(prefix_bytes) if prefix_bytes > 0 else None
-        self.phrases = Phrasebook()
+        self._phrases = Phrasebook()
         self._max_draft = max_draft
         self._versions: dict[str, Weights] = {}
         self._loaded_version = ""
@@ -169,6 +170,16 @@ class PolicyEngine:
         with self._lock:
             if self._pool is not None:
                 self._pool.clear()
+
+    def phrases(self) -> dict[str, NDArray[np.int64]]:
+        """Return what drafts are made of, see `Phrasebook.dump`; it has a part in how results are rounded."""
+        with self._lock:
+            return self._phrases.dump()
+
+    def restore_phrases(self, known: Mapping[str, NDArray[np.int64]]) -> None:
+        """Make drafts of what `phrases` returned, and of nothing else."""
+        with self._lock:
+            self._phrases.load(known)
 
     def base_model(self) -> PreTrainedModel:
         """Return a copy of the base model, without any version, for training."""
@@ -328,7 +339,7 @@ class _VersionBatch(Batch):
             engine.model,
             stop_ids=engine.stop_ids,
             pool=engine._pool,
-            phrases=engine.phrases,
+            phrases=engine._phrases,
             counts=engine.counts,
             max_draft=engine._max_draft,
         )

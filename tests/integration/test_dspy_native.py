@@ -269,9 +269,9 @@ def test_a_compiled_program_survives_dspys_own_saving(tiny: PolicyEngine, tmp_pa
     again = make(max_rounds=1)
     again.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
     assert again.agent.step.lm.engine is again.agent.summarize.lm.engine is tiny
-    inputs = make_example().inputs()
-    assert [s.completion for s in again(**inputs).trajectory.steps] == [
-        s.completion for s in compiled(**inputs).trajectory.steps
+    found, expected = ([s.completion for s in p(**make_example().inputs()).trajectory.steps] for p in (again, compiled))
+    assert [(one.model, one.prompt_ids, one.completion_ids) for one in found] == [
+        (one.model, one.prompt_ids, one.completion_ids) for one in expected
     ]
 
 

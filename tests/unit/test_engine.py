@@ -6,10 +6,13 @@ import asyncio
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -515,3 +518,34 @@ def test_a_batcher_whose_thread_ended_starts_another() -> None:
         batcher.submit(row, "").done.result(timeout=20)
         time.sleep(0.01)
     assert sum(served) == 30
+
+
+def test_what_drafts_are_made_of_can_be_read_while_it_samples(engine: PolicyEngine) -> None:
+    lm = local_lm(engine, max_tokens=60, temperature=1.0)
+    with ThreadPoolExecutor(4) as pool:
+        sampled = [pool.submit(lm, f"text {i}") for i in range(12)]
+        while not all(one.done() for one in sampled):
+            known = engine.phrases()
+        for one in sampled:
+            one.result()
+    assert len(known["following"]) > 0
+    engine.restore_phrases(known)
+    assert (engine.phrases()["following"] == known["following"]).all()
+
+
+_EXITS_WHILE_SAMPLING = """
+import sys, threading, time
+from agemem_dspy import local_lm
+
+lm = local_lm(sys.argv[1], max_tokens=200)
+threading.Thread(target=lm, args=("hello",), daemon=True).start()
+while not lm.engine.counts.passes:
+    time.sleep(0.001)
+"""
+
+
+def test_a_process_may_end_while_it_samples(folder: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _EXITS_WHILE_SAMPLING, str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
