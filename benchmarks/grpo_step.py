@@ -4,11 +4,11 @@
     python benchmarks/grpo_step.py --program runs/demo/warm_start     a policy that can already play
     python benchmarks/grpo_step.py --data hotpotqa:FILE --tasks 1 --generations 4 --drafts-only --count-only
 
-Rollouts: the same tasks, one LM call at a time through transformers' `generate`, then batched, with known prefixes
-reused, and with drafts; from the second row on the random numbers are the same. Update: the
-gradient of those episodes, with each token of their tree computed once, with a row for every LM call, and by TRL's
-GRPOTrainer, which always takes a row for every call. With `--count-only` their tokens are counted and nothing is
-computed. Trajectories are rewarded in turn, so that no group ties.
+Rollouts: the same tasks, one LM call at a time through transformers' `generate`, all of them through its continuous
+batching, then batched by ours, with known prefixes reused, and with drafts; those three draw the same random numbers.
+Update: the gradient of those episodes, with each token of their tree computed once, with a row for every LM call, and
+by TRL's GRPOTrainer, which always takes a row for every call. With `--count-only` their tokens are counted and nothing
+is computed. Trajectories are rewarded in turn, so that no group ties.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import dspy
 import torch
+from other_samplers import Continuous, OneByOne
 from rich.console import Console
 from rich.table import Table
 
@@ -37,16 +38,15 @@ from agemem_dspy.optimizers.samples import grpo_samples
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.tree import Sample, TokenTree, parts
 from agemem_dspy.optimizers.trl_trainer import TRLTrainer
-from agemem_dspy.policy.batching import Pending
 from agemem_dspy.policy.engine import PolicyEngine
-from agemem_dspy.policy.generation import Row
 from agemem_dspy.types import Group
 
 Timed = tuple[float, float]  # seconds, tokens through the model
 
-ONE_BY_ONE = "generate, one call at a time"
+ONE_BY_ONE, CONTINUOUS = "generate, one call at a time", "transformers' continuous batching"
 SAMPLERS: dict[str, dict[str, int]] = {
     ONE_BY_ONE: {},
+    CONTINUOUS: {},
     "batched": {"prefix_bytes": 0, "max_draft": 0},
     "+ prefix reuse": {"max_draft": 0},
     "+ drafts": {},
@@ -80,39 +80,6 @@ def main() -> None:
         update(episode, trajectories, arguments.top_layers)
 
 
-class OneByOne:
-    """Stands in for the engine's batcher: each call waits for the one before, and is computed from nothing."""
-
-    def __init__(self, engine: PolicyEngine) -> None:
-        self.engine = engine
-
-    def submit(self, row: Row, version: str) -> Pending:
-        """Sample a row with `generate`; log-probabilities are not recorded."""
-        engine = self.engine
-        ids = torch.from_numpy(row.prompt_ids)[None].to(engine.model.device)
-        with engine._lock, torch.no_grad():
-            engine.use(version)
-            found = engine.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=row.temperature > 0,
-                temperature=row.temperature or None,
-                max_new_tokens=row.max_new_tokens,
-                eos_token_id=sorted(engine.stop_ids),
-                pad_token_id=min(engine.stop_ids),
-            )
-        row.completion_ids = found[0, ids.shape[1] :].tolist()
-        row.logprobs = [0.0] * len(row.completion_ids)
-        engine.counts.calls += 1
-        engine.counts.passes += len(row.completion_ids)
-        engine.counts.prompt_tokens += ids.shape[1]
-        engine.counts.computed_tokens += ids.shape[1]
-        engine.counts.completion_tokens += len(row.completion_ids)
-        pending = Pending(row, version)
-        pending.done.set_result(None)
-        return pending
-
-
 def _episode(model: str, program: Path | None) -> am.ThreeStageEpisode:
     if program is not None:
         loaded = am.load(program)
@@ -144,12 +111,16 @@ def rollouts(
         table.add_column(column, justify="right" if column else "left")
     play_all(episode, examples[:1], am.TrajectoryReward(), num_threads=1)  # what is loaded at first use is loaded now
     groups: list[Group] = []
+    at_once = len(examples) * generations
     first = 0.0
     for name in names:
         sampler = PolicyEngine(engine.loaded, name="benchmark", **SAMPLERS[name])
+        model = sampler.register("policy", weights) if weights is not None else sampler.name
+        sampler.use(sampler.version_of(model))
         if name == ONE_BY_ONE:
             sampler._batcher = OneByOne(sampler)  # type: ignore[assignment]
-        model = sampler.register("policy", weights) if weights is not None else sampler.name
+        elif name == CONTINUOUS:
+            sampler._batcher = Continuous(sampler, at_once)  # type: ignore[assignment]
         episode.set_lm(lm.copy(engine=sampler, model=model))
         began = time.perf_counter()
         groups = collect_groups(
@@ -158,10 +129,12 @@ def rollouts(
             am.TrajectoryReward(),
             num_generations=generations,
             temperature=1.0,
-            num_threads=len(examples) * generations,
+            num_threads=at_once,
             entropy=(0,),
         )
         seconds = time.perf_counter() - began
+        if isinstance(sampler._batcher, Continuous):
+            sampler._batcher.close()
         counts = sampler.counts
         rate = counts.calls / seconds
         first = first or rate
@@ -177,7 +150,7 @@ def rollouts(
         )
         sampler.use("")
     episode.set_lm(lm)
-    Console().print(table)
+    Console(width=120).print(table)
     return groups
 
 
@@ -199,7 +172,7 @@ def count(trajectories: Sequence[Sequence[Sample]]) -> None:
         tokens = sum(TokenTree(samples).tokens for samples in way)
         rowwise = rowwise or tokens
         table.add_row(name, f"{tokens}", f"{rowwise / tokens:.2f}x")
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def update(episode: am.ThreeStageEpisode, trajectories: Sequence[Sequence[Sample]], top_layers: int | None) -> None:
@@ -222,7 +195,7 @@ def update(episode: am.ThreeStageEpisode, trajectories: Sequence[Sequence[Sample
         first = first or seconds
         cells = (f"{seconds:.1f}", f"{first / seconds:.2f}x", f"{counted or tokens:.0f}", f"{megabytes} MB")
         table.add_row(name, *cells)
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def _tree(engine: PolicyEngine, parts: Sequence[Sequence[Sequence[Sample]]], top_layers: int | None) -> Timed:

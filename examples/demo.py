@@ -10,9 +10,11 @@ metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +47,7 @@ COLUMNS = {
     "prompt_tokens": "prompt tok.",
 }
 INTERVALS = ("reward", "answer")
+SAMPLED = "{}_sampled"  # what a phase's test at the temperature of training is called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class DemoConfig(Recipe):
     """Everything that decides a run; written to config.json.
 
     With `val_episodes` the prompt phase keeps its demos only if they help on so many further episodes. The test is
-    played at `test_temperature`.
+    played at `test_temperature`, after the phases `sampled` also at the temperature that GRPO trains at.
     """
 
     model: str = "smollm2-135m"
@@ -60,13 +63,16 @@ class DemoConfig(Recipe):
     test_split: Literal["train", "test"] = "test"
     test_episodes: int = 24
     test_temperature: float = 0.0
+    sampled: tuple[str, ...] = ("warm_start", "grpo")
     val_episodes: int = 0
     max_rounds: int = 3
     max_tokens: int = 64
 
 
 # A tiny model knows the words of its training alone, so it is tested on new episodes of the training world.
-QUICK = DemoConfig.tiny(model="tiny", test_split="train", test_episodes=32, test_temperature=1.0, val_episodes=32)
+QUICK = DemoConfig.tiny(
+    model="tiny", test_split="train", test_episodes=32, test_temperature=1.0, sampled=(), val_episodes=32
+)
 
 
 def main() -> None:
@@ -128,11 +134,13 @@ class Demo:
             teacher = self.config.teacher(student, self.config.seed)
             optimizer.compile(student, trainset=self.train, valset=self.val, teacher=teacher)
         self.console.print(self.table())
-        gain = self.results["grpo"].paired_gain(self.results["warm_start"], "reward")
-        self.console.print(
-            f"GRPO over the warm start: {gain.mean:+.3f} reward, 95 % interval [{gain.low:+.3f}, {gain.high:+.3f}], "
-            f"{len(self.test)} held-out episodes"
-        )
+        for ours, theirs in (("grpo", "warm_start"), (SAMPLED.format("grpo"), SAMPLED.format("warm_start"))):
+            if ours in self.results:
+                gain = self.results[ours].paired_gain(self.results[theirs], "reward")
+                self.console.print(
+                    f"{ours} over {theirs}: {gain.mean:+.3f} reward, 95 % interval [{gain.low:+.3f}, "
+                    f"{gain.high:+.3f}], {len(self.test)} held-out episodes"
+                )
         self._plot()
         self.console.print(f"{time.perf_counter() - started:.0f} s; everything is in {self.out}/")
 
@@ -164,6 +172,15 @@ class Demo:
 
     def _score(self, name: str, program: dspy.Module, seconds: float) -> None:
         """Play the held-out episodes with a phase's program and keep the scores."""
+        phase = {"name": name, **self._play(name, program).summary(), "train_seconds": seconds}
+        if name in self.config.sampled:
+            sampler = copy.deepcopy(program)
+            sampler.set_lm(program.get_lm().copy(temperature=self.config.temperature))
+            phase["sampled"] = self._play(SAMPLED.format(name), sampler).summary()
+        self.phases.append({**phase, "peak_memory_gib": peak_memory_gib()})
+        self._write("results.json", {"phases": self.phases, "config": asdict(self.config)})
+
+    def _play(self, name: str, program: dspy.Module) -> am.EvaluationResult:
         task = self._task(f"test {name}", len(self.test))
         result = am.evaluate(
             program,
@@ -177,9 +194,7 @@ class Demo:
         )
         self.progress.update(task, note=f"reward {result.mean('reward'):.2f}")
         self.results[name] = result
-        peak = peak_memory_gib()
-        self.phases.append({"name": name, **result.summary(), "train_seconds": seconds, "peak_memory_gib": peak})
-        self._write("results.json", {"phases": self.phases, "config": asdict(self.config)})
+        return result
 
     def _task(self, description: str, total: int) -> Any:
         for task in self.progress.tasks:
@@ -202,10 +217,13 @@ class Demo:
                 elif term == "prompt_tokens":
                     cells.append(f"{value['mean']:.0f}")
                 elif term in INTERVALS:
-                    cells.append(f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]")
+                    cells.append(_shown(value))
                 else:
                     cells.append(f"{value['mean']:.2f}")
             table.add_row(label, *cells)
+        if self.config.sampled:
+            sampled = [_shown(phase["sampled"]["reward"]) if "sampled" in phase else "–" for phase in self.phases]
+            table.add_row("reward, sampled", *sampled)
         table.add_row("training s", *(f"{phase['train_seconds']:.0f}" for phase in self.phases))
         table.add_row("peak GiB so far", *(f"{phase['peak_memory_gib']:.1f}" for phase in self.phases))
         return table
@@ -234,6 +252,10 @@ class Demo:
 
     def _write(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _shown(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python examples/demo_table.py runs/demo-0 runs/demo-1 runs/demo-2
 
 A cell is the mean over runs and episodes. Intervals (95 %) resample the held-out episodes, each with its mean over the
-runs; the lines below give every run by itself.
+runs. The lines below give GRPO's gain, pooled and for every run: of greedy play, and of play at the temperature of
+training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from agemem_dspy.results import EvaluationResult, Interval
 
 PHASES = {"base": "base", "prompts": "+ prompts", "warm_start": "+ warm start", "grpo": "+ GRPO"}
+SAMPLED = "{}_sampled"  # a phase's test at the temperature of training, where the demo plays it
 ROWS = {
     "reward": ("reward",),
     "answer score": ("answer",),
@@ -45,29 +47,38 @@ def main() -> None:
     for label, terms in ROWS.items():
         cells = [" / ".join(cell([run[phase] for run in runs], term) for term in terms) for phase in PHASES]
         print(f"| {label} | " + " | ".join(cells) + " |")
+        if label == "reward" and all(SAMPLED.format("grpo") in run for run in runs):
+            cells = [
+                cell([run[SAMPLED.format(phase)] for run in runs if SAMPLED.format(phase) in run], label)
+                for phase in PHASES
+            ]
+            print(f"| {label}, sampled | " + " | ".join(cells) + " |")
     costs = [costs_of(folder) for folder in folders]
     minutes = [statistics.fmean(run[phase]["train_seconds"] for run in costs) / 60 for phase in PHASES]
     print("| training minutes | " + " | ".join(f"{value:.1f}" for value in minutes) + " |")
     peaks = [max(run[phase]["peak_memory_gib"] for run in costs) for phase in PHASES]
     print("| peak memory so far, GiB | " + " | ".join(f"{value:.1f}" for value in peaks) + " |")
-    gains = []
-    for run in runs:
-        gains.append(run["grpo"].paired_gain(run["warm_start"], "reward"))
-        rewards = ", ".join(f"{run[phase].mean('reward'):.2f}" for phase in PHASES)
-        print(f"\nrewards {rewards}; GRPO over the warm start {shown(gains[-1])}")
-    ours, theirs = ([run[phase].values("reward") for run in runs] for phase in ("grpo", "warm_start"))
-    paired = [statistics.fmean(a[key] - b[key] for a, b in zip(ours, theirs, strict=True)) for key in ours[0]]
-    print(f"\nGRPO over the warm start, {len(runs)} runs: {shown(Interval.of(paired))}")
+    for name, after, before in (
+        ("greedy", "grpo", "warm_start"),
+        ("sampled", SAMPLED.format("grpo"), SAMPLED.format("warm_start")),
+    ):
+        if all(after in run for run in runs):
+            each = ", ".join(shown(run[after].paired_gain(run[before], "reward")) for run in runs)
+            pairs = [(run[after].values("reward"), run[before].values("reward")) for run in runs]
+            pooled = [statistics.fmean(a[key] - b[key] for a, b in pairs) for key in pairs[0][0]]
+            gain = shown(Interval.of(pooled))
+            print(f"\nGRPO over the warm start, {name}, {len(runs)} runs: {gain}; one by one {each}")
 
 
 def read(folder: Path) -> dict[str, EvaluationResult]:
-    """Return the evaluation of each phase of a run."""
+    """Return the evaluations of the phases of a run by the names of their files."""
+    files = [folder / f"{phase}.jsonl" for phase in PHASES]
+    files += [path for phase in PHASES if (path := folder / f"{SAMPLED.format(phase)}.jsonl").is_file()]
     return {
-        phase: EvaluationResult(
-            name=phase,
-            rows=tuple(json.loads(line) for line in (folder / f"{phase}.jsonl").read_text("utf-8").splitlines()),
+        path.stem: EvaluationResult(
+            name=path.stem, rows=tuple(json.loads(line) for line in path.read_text("utf-8").splitlines())
         )
-        for phase in PHASES
+        for path in files
     }
 
 

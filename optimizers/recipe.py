@@ -31,6 +31,7 @@ class Recipe:
     """How a model is compiled: demonstrated episodes, a warm start on them, then GRPO, `threads` episodes at once.
 
     `mistakes` is the share of careless decisions in the demonstrations; `verbatim` ones store messages as they are.
+    With `keep_demos` the demos of the prompt phase stay in the prompts, else the warm start drops them.
     With `pretrain_steps` a tiny model is made first, from demonstrations with `pretrain_mistakes`. GRPO samples at
     `temperature`. The defaults are those of SmolLM2-135M on two cores.
     """
@@ -42,6 +43,7 @@ class Recipe:
     warm_examples: int = 64
     mistakes: float = 0.0
     verbatim: bool = True
+    keep_demos: bool = False
     warm_learning_rate: float = 1e-3
     max_steps: int = 15
     tasks_per_step: int = 2
@@ -115,6 +117,7 @@ class Recipe:
                 metric,
                 threshold=-math.inf,
                 max_examples=self.warm_examples,
+                keep_demos=self.keep_demos,
                 trainer=TrainerConfig(learning_rate=self.warm_learning_rate, top_layers=self.top_layers, seed=seed),
                 seed=seed,
                 on_step=on_step,
