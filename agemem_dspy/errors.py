@@ -8,6 +8,7 @@ AgeMemError
 ├── MemoryStoreError        the long-term store
 │   ├── MemoryNotFound      no entry with this id in this scope
 │   ├── MemoryExists        an entry with this id, which a new one cannot have
+│   ├── MemoryDuplicate     an entry with this content, where none was to be added twice
 │   ├── StoreLocked         another process holds the folder
 │   ├── EmbedderMismatch    the store was built with another embedding model
 │   └── MemoryRejected      a guard refused an entry; nothing was stored
@@ -58,6 +59,14 @@ class MemoryNotFound(MemoryStoreError, KeyError):
 
 class MemoryExists(MemoryStoreError):
     """An entry with this id is there already."""
+
+
+class MemoryDuplicate(MemoryStoreError):
+    """The content is there already: in the entry with this `id`, or, where that is None, in the same batch."""
+
+    def __init__(self, message: str, id: str | None = None) -> None:
+        super().__init__(message)
+        self.id = id
 
 
 class StoreLocked(MemoryStoreError):

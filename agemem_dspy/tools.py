@@ -5,7 +5,8 @@ impossible changes nothing and is answered by an observation that says how to me
 Deviations from the paper: 1. the task's question and the message that issued a call are never summarized
 or filtered away; 2. ids are shown as short aliases (m1, m2, …); 3. a filter that matches nothing is a failed
 call; 4. the paper's tool names and argument spellings are accepted as aliases and noted; 5. a retrieved memory
-is one line, whatever it holds (see `memory.fence`).
+is one line, whatever it holds (see `memory.fence`); 6. an ADD of what is stored already, word for word, is a failed
+call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from typing import Any
 import dspy
 from pydantic import ValidationError
 
-from agemem_dspy.errors import ConfigurationError, MemoryRejected, MemoryStoreError, ToolError, WorldError
+from agemem_dspy.errors import (
+    ConfigurationError,
+    MemoryDuplicate,
+    MemoryRejected,
+    MemoryStoreError,
+    ToolError,
+    WorldError,
+)
 from agemem_dspy.memory.checks import checked_metadata, checked_text
 from agemem_dspy.memory.embedder import similarity
 from agemem_dspy.memory.fence import fenced
@@ -132,8 +140,11 @@ class MemoryToolkit:
 
     def alias(self, memory: Memory) -> str:
         """Return the short id under which the agent knows a memory."""
-        alias = self._alias_of.setdefault(memory.id, f"m{len(self._alias_of) + 1}")
-        self._id_of[alias] = memory.id  # anew, when a deleted one was restored
+        return self._alias(memory.id)
+
+    def _alias(self, memory_id: str) -> str:
+        alias = self._alias_of.setdefault(memory_id, f"m{len(self._alias_of) + 1}")
+        self._id_of[alias] = memory_id  # anew, when a deleted one was restored
         return alias
 
     def recall(self, query: str, top_k: int) -> ToolEvent:
@@ -228,9 +239,12 @@ class MemoryToolkit:
         match name:
             case "add_memory":
                 kind = _text(values.memory_type, "memory_type")
-                added = store.add(
-                    _text(values.content, "content"), _labels(values.metadata), kind, by=self._maker(name)
-                )
+                content, labels = _text(values.content, "content"), _labels(values.metadata)
+                try:
+                    added = store.add(content, labels, kind, by=self._maker(name), unique=True)
+                except MemoryDuplicate as error:
+                    there = f", as {self._alias(error.id)}" if error.id else ""
+                    raise ToolError(f"nothing was added: that is stored already{there}") from error
                 return _Outcome(f"added {self.alias(added)}", (added.id,), (added.content,))
             case "update_memory":
                 old = self._stored(values.memory_id)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.additions import duplicate, first_versions, refuse_repeated
 from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
@@ -29,6 +30,7 @@ from agemem_dspy.memory.embedder import embed_checked, similarity
 from agemem_dspy.memory.filters import AnyOf, Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
+from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
@@ -58,17 +60,16 @@ class InMemoryStore(LongTermMemory):
     def embedder(self) -> Embedder:
         return self._embedder
 
-    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
-        new: list[tuple[Memory, Version]] = []
-        for number, entry in enumerate(entries, start=1):
-            try:
-                new.append(_first(entry))
-            except MemoryStoreError as error:
-                if len(entries) == 1:
-                    raise
-                raise MemoryStoreError(f"Entry {number} of {len(entries)}: {error} None was added.") from error
+    def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
+        new = [(_first(version, kind), version) for version, kind in first_versions(entries, _now())]
+        if unique:
+            refuse_repeated([memory.content for memory, _ in new])
         embed_checked(self._embedder, [memory.content for memory, _ in new])
         with self._lock:
+            there = {memory.content: memory.id for memory in reversed(self.all())} if unique else {}
+            for memory, _ in new:
+                if memory.content in there:
+                    raise duplicate(memory.content, there[memory.content])
             return [self._append(memory, [], first) for memory, first in new]
 
     def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
@@ -158,14 +159,7 @@ class InMemoryStore(LongTermMemory):
         return len(ids)
 
     def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
-        new = dataclasses.replace(
-            memory,
-            content=last.content,
-            metadata=last.metadata,
-            updated_at=last.at,
-            expires_at=last.expires_at,
-            provenance=Provenance.of(last.by),
-        )
+        new = _as(memory, last)
         with self._lock:
             self._entries()[memory.id] = (new, [*versions, last])
         return _copy(new)
@@ -191,12 +185,14 @@ class InMemoryStore(LongTermMemory):
         *,
         when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
+        as_of: Moment | None = None,
+        reranking: Reranking | None = None,
     ) -> list[Memory]:
         checked_text(query, "query")
         limit, wanted, way, times = checked_top_k(top_k), checked_where(where), checked_mode(mode), checked_when(when)
         kept = [
             memory
-            for memory in self.all()
+            for memory in self.all(as_of=as_of)
             if all(_has(memory, key, value) for key, value in wanted.items())
             and all(_within(getattr(memory, key), span) for key, span in times.items())
         ]
@@ -209,15 +205,20 @@ class InMemoryStore(LongTermMemory):
             if way != "lexical" or share > 0
         ]
         found.sort(key=lambda one: -round(one[0], 6))  # stable: equals stay oldest first
-        return [memory for _, memory in found[:limit]]
+        order = reranking or self.reranking
+        best = [memory for _, memory in found[: order.depth(limit)]]
+        return order.best(self._embedder, query, best, limit, way)
 
-    def all(self) -> list[Memory]:
+    def all(self, *, as_of: Moment | None = None) -> list[Memory]:
+        moment = checked_moment(as_of, "as_of") or _now()
+        then = []
         with self._lock:
-            return [
-                _copy(memory)
-                for memory, versions in self._entries().values()
-                if versions[-1].live and not _expired(memory)
-            ]
+            for memory, versions in self._entries().values():
+                made = [version for version in versions if as_of is None or version.at <= moment]
+                end = made[-1].expires_at if made else None
+                if made and made[-1].live and (end is None or end > moment):
+                    then.append(_copy(_as(memory, made[-1])))
+        return then
 
     def count(self) -> int:
         return len(self.all())
@@ -235,21 +236,18 @@ class InMemoryStore(LongTermMemory):
         return self._users.setdefault(self._user_id, {})
 
 
-def _first(entry: NewMemory) -> tuple[Memory, Version]:
-    memory = Memory(
-        id=str(uuid.uuid4()),
-        content=checked_text(entry.content, "content"),
-        metadata=checked_metadata(entry.metadata),
-        memory_type=checked_text(entry.memory_type, "memory_type"),
-        created_at=_now(),
-    )
-    return memory, Version(
-        change="add",
-        content=memory.content,
-        metadata=memory.metadata,
-        expires_at=checked_moment(entry.expires_at),
-        at=memory.created_at,
-        by=checked_metadata(entry.by),
+def _first(version: Version, memory_type: str) -> Memory:
+    return Memory(id=str(uuid.uuid4()), content=version.content, memory_type=memory_type, created_at=version.at)
+
+
+def _as(memory: Memory, version: Version) -> Memory:
+    return dataclasses.replace(
+        memory,
+        content=version.content,
+        metadata=version.metadata,
+        updated_at=version.at,
+        expires_at=version.expires_at,
+        provenance=Provenance.of(version.by),
     )
 
 

@@ -16,6 +16,7 @@ from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.minilm import MiniLMEmbedder
 from agemem_dspy.memory.quarantine import Quarantined
 from agemem_dspy.memory.reembedding import reembed
+from agemem_dspy.memory.reranking import Reranker, Reranking
 from agemem_dspy.memory.sentence_transformer import SentenceTransformerEmbedder
 from agemem_dspy.memory.short_term import Edit, Message, ShortTermMemory, approximate_tokens
 from agemem_dspy.types import NewMemory
@@ -35,6 +36,8 @@ __all__ = [
     "NewMemory",
     "Quarantined",
     "Range",
+    "Reranker",
+    "Reranking",
     "SentenceTransformerEmbedder",
     "ShortTermMemory",
     "approximate_tokens",

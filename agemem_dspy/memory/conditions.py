@@ -128,9 +128,9 @@ def entries_of(user_id: str, *parts: Part) -> Condition:
     return Condition((*parts, Equals("user_id", user_id)))
 
 
-def live_entries_of(user_id: str, *parts: Part) -> Condition:
-    """Return the condition of a user's entries that are in sight."""
-    return Condition((*parts, Equals("user_id", user_id), Equals("state", "live")), (expired(),))
+def live_entries_of(user_id: str, *parts: Part, at: str | None = None) -> Condition:
+    """Return the condition of a user's entries that are in sight, now or at a time."""
+    return Condition((*parts, Equals("user_id", user_id), Equals("state", "live")), (expired(at),))
 
 
 def deleted() -> Equals:
@@ -138,9 +138,9 @@ def deleted() -> Equals:
     return Equals("state", "deleted")
 
 
-def expired() -> TimeBetween:
-    """Return the condition of entries whose time has passed by now."""
-    return TimeBetween("expires_at", lte=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"))
+def expired(at: str | None = None) -> TimeBetween:
+    """Return the condition of entries whose time has passed, by now or at a time."""
+    return TimeBetween("expires_at", lte=at or datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"))
 
 
 def within(when: Mapping[str, Range]) -> Iterable[Part]:
@@ -167,6 +167,11 @@ def labels_of(metadata: Mapping[str, Any]) -> list[str]:
         items = value if isinstance(value, list) else [value]
         found.extend(label(key, item) for item in items if isinstance(item, str | int | float))
     return found
+
+
+def content_label(content: str) -> str:
+    """Return the text by which a content is indexed as a whole; no label of metadata is like it."""
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 def label(key: str, value: Scalar) -> str:

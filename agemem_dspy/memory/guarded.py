@@ -43,6 +43,7 @@ from agemem_dspy.memory.quarantine import (
     set_aside,
     vouched,
 )
+from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
 
 
@@ -88,6 +89,11 @@ class GuardedMemory(LongTermMemory):
     def embedder(self) -> Embedder:
         return self._store.embedder
 
+    @property
+    @override
+    def reranking(self) -> Reranking:
+        return self._store.reranking
+
     @override
     def add(
         self,
@@ -97,18 +103,20 @@ class GuardedMemory(LongTermMemory):
         *,
         expires_at: Moment | None = None,
         by: Mapping[str, Any] | None = None,
+        unique: bool = False,
     ) -> Memory:
         entry = NewMemory(content=content, metadata=metadata, memory_type=memory_type, expires_at=expires_at, by=by)
         found = self._judged_new(entry)
         if found.action == "quarantine":
             self._set_aside(found)
-        return self._store.add_many([_allowed(entry, found)])[0]
+        return self._store.add_many([_allowed(entry, found)], unique=unique)[0]
 
     @override
-    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
+    def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
         """Store new entries, all of them or none; one that has to go into quarantine is refused here.
 
         Raises:
+            MemoryDuplicate: with `unique`, as guards would have it stored, an entry's content is there already.
             MemoryRejected: a guard refused or would quarantine an entry, which `add` alone can do; none was added.
         """
         judgements: list[Judgement] = []
@@ -122,7 +130,8 @@ class GuardedMemory(LongTermMemory):
                 raise MemoryStoreError(f"Entry {number} of {len(entries)}: {error} None was added.") from error
             if judgements[-1].action == "quarantine":
                 raise MemoryRejected(judgements[-1].guard, f"{judgements[-1].reason} ({place})")
-        return self._store.add_many([_allowed(entry, found) for entry, found in zip(entries, judgements, strict=True)])
+        allowed = [_allowed(entry, found) for entry, found in zip(entries, judgements, strict=True)]
+        return self._store.add_many(allowed, unique=unique)
 
     @override
     def update(
@@ -195,17 +204,24 @@ class GuardedMemory(LongTermMemory):
         *,
         when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
+        as_of: Moment | None = None,
+        reranking: Reranking | None = None,
     ) -> list[Memory]:
-        wanted = fetch = checked_top_k(top_k)
-        seen: dict[str, Memory | None] = {}
+        """Return what fits best and the guards let pass; only that is reranked.
+
+        With `as_of`, what is in quarantine now is not found, and nothing is put there for what it was then.
+        """
+        limit, order = checked_top_k(top_k), reranking or self.reranking
+        wanted = fetch = order.depth(limit)
+        seen: dict[str, Memory | None] = {} if as_of is None else dict.fromkeys(self._in_quarantine())
         while True:
-            found = self._store.search(query, fetch, where, when=when, mode=mode)
+            found = self._store.search(query, fetch, where, when=when, mode=mode, as_of=as_of, reranking=Reranking())
             for memory in found:
                 if memory.id not in seen:
-                    seen[memory.id] = self._shown(memory, query)
+                    seen[memory.id] = self._shown(memory, query, past=as_of is not None)
             shown = [allowed for one in found if (allowed := seen[one.id]) is not None]
             if len(shown) >= wanted or len(found) < fetch or fetch == MAX_TOP_K:
-                return shown[:wanted]
+                return order.best(self.embedder, query, shown[:wanted], limit, mode)
             fetch = min(2 * fetch, MAX_TOP_K)
 
     def quarantined(self) -> list[Quarantined]:
@@ -281,8 +297,10 @@ class GuardedMemory(LongTermMemory):
         return self._store.get(id)
 
     @override
-    def all(self) -> list[Memory]:
-        return self._store.all()
+    def all(self, *, as_of: Moment | None = None) -> list[Memory]:
+        """Return every entry, oldest first; with `as_of`, none that is in quarantine now."""
+        hidden = frozenset() if as_of is None else self._in_quarantine()
+        return [memory for memory in self._store.all(as_of=as_of) if memory.id not in hidden]
 
     @override
     def count(self) -> int:
@@ -353,8 +371,15 @@ class GuardedMemory(LongTermMemory):
         self._store.insert(id, [version, hidden], memory.memory_type)
         raise MemoryQuarantined(found.guard, found.reason, id)
 
-    def _shown(self, memory: Memory, query: str) -> Memory | None:
-        """Return a memory as the read guards let it be seen, None where they do not."""
+    def _in_quarantine(self) -> frozenset[str]:
+        return frozenset(one.memory.id for one in self.quarantined())
+
+    def _shown(self, memory: Memory, query: str, *, past: bool) -> Memory | None:
+        """Return a memory as the read guards let it be seen, None where they do not.
+
+        Args:
+            past: whether it is a former state, which says nothing about the entry as it is.
+        """
         context = GuardContext(
             operation="retrieve", user_id=self.user_id, provenance=memory.provenance, before=memory, query=query
         )
@@ -364,7 +389,7 @@ class GuardedMemory(LongTermMemory):
         with contextlib.suppress(MemoryNotFound):  # another thread was quicker to delete or purge it
             if vouched(self._store.history(memory.id), memory.content):
                 return memory
-            if found.action == "quarantine":
+            if found.action == "quarantine" and not past:
                 self._store.delete(memory.id, by=marks(found, memory.provenance))
         return None
 

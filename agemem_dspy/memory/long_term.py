@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import Moment, SearchMode
 from agemem_dspy.memory.filters import Range, Where
+from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class LongTermMemory(ABC):
         *,
         user_id: str = "default",
         embedder: Embedder | dspy.Embedder | str | None = None,
+        reranking: Reranking | None = None,
     ) -> LongTermMemory:
         """Open a store and return the view of one user.
 
@@ -64,6 +66,7 @@ class LongTermMemory(ABC):
             user_id: whose memories these are.
             embedder: what makes vectors of texts: an embedder, a `dspy.Embedder`, a name such as
                 "openai/text-embedding-3-small" (see `as_embedder`), or None for the packaged MiniLM.
+            reranking: how searches order what they have found, the agent's too; by their own scores when None.
 
         Raises:
             StoreLocked: another process has the folder open.
@@ -79,7 +82,7 @@ class LongTermMemory(ABC):
                 os.fsencode(where)
         except UnicodeEncodeError as error:
             raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
-        return QdrantMemory(where, user_id=user_id, embedder=as_embedder(embedder))
+        return QdrantMemory(where, user_id=user_id, embedder=as_embedder(embedder), reranking=reranking)
 
     @property
     @abstractmethod
@@ -91,6 +94,11 @@ class LongTermMemory(ABC):
     def embedder(self) -> Embedder:
         """Return what makes vectors of texts."""
 
+    @property
+    def reranking(self) -> Reranking:
+        """Return how searches order what they have found, where they name no other way."""
+        return Reranking()
+
     def add(
         self,
         content: str,
@@ -99,25 +107,33 @@ class LongTermMemory(ABC):
         *,
         expires_at: Moment | None = None,
         by: Mapping[str, Any] | None = None,
+        unique: bool = False,
     ) -> Memory:
         """Store a new entry and return it.
 
         Args:
             expires_at: a `datetime` with a time zone, or the ISO 8601 text of one; never when None.
+            unique: refuse a content that an entry in sight has, to the last character.
 
         Raises:
+            MemoryDuplicate: with `unique`, an entry has this content; its id is in the error.
             MemoryStoreError: blank content, metadata that is not JSON, a time without a zone, or a failed write.
         """
         entry = NewMemory(content=content, metadata=metadata, memory_type=memory_type, expires_at=expires_at, by=by)
-        return self.add_many([entry])[0]
+        return self.add_many([entry], unique=unique)[0]
 
     @abstractmethod
-    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
+    def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
         """Store new entries, all of them or none, and return them; their contents are embedded in one call.
 
         Beyond 500 entries there are several writes: a process that dies in their midst leaves the first ones.
 
+        Args:
+            unique: refuse them if an entry in sight, or another one of them, has a content of theirs. No thread of
+                this process can come in between; on a server, another process can.
+
         Raises:
+            MemoryDuplicate: as for `add`.
             MemoryStoreError: as for `add`; the message tells which entry cannot be stored.
         """
 
@@ -246,22 +262,37 @@ class LongTermMemory(ABC):
         *,
         when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
+        as_of: Moment | None = None,
+        reranking: Reranking | None = None,
     ) -> list[Memory]:
         """Return the `top_k` entries that fit the query best, best first, each with its cosine `score`.
 
         With "lexical", entries that share no word with the query are not found.
+        With `as_of` it is as exact and not as quick: everything of the user is read, deleted entries too, and every
+        content that was changed since then is embedded again.
 
         Args:
             where: what their metadata must have: a value, an `AnyOf` or a `Range` under a key.
             when: a `Range` of times under "created_at", "updated_at" or "expires_at".
+            as_of: search what was known at this time, as `all` says; filters and expiry are as they were then.
+            reranking: how to order what was found; `reranking` of this store when None.
 
         Raises:
-            MemoryStoreError: blank query, `top_k` outside 1..10000, a filter that cannot be, or another mode.
+            MemoryStoreError: blank query, `top_k` outside 1..10000, a filter or time that cannot be, another mode, or
+                a reranker that failed.
         """
 
     @abstractmethod
-    def all(self) -> list[Memory]:
-        """Return every entry of this user, oldest first."""
+    def all(self, *, as_of: Moment | None = None) -> list[Memory]:
+        """Return every entry of this user, oldest first.
+
+        Args:
+            as_of: return what was in sight at this time instead, each as it was then, by the times in the histories:
+                what was changed, deleted or has expired since is as before, what was purged never was.
+
+        Raises:
+            MemoryStoreError: `as_of` is no time with a zone.
+        """
 
     @abstractmethod
     def count(self) -> int:
@@ -273,7 +304,7 @@ class LongTermMemory(ABC):
 
     def blank(self) -> LongTermMemory:
         """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
-        return LongTermMemory.open(":memory:", embedder=self.embedder)
+        return LongTermMemory.open(":memory:", embedder=self.embedder, reranking=self.reranking)
 
     @abstractmethod
     def close(self) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agemem_dspy.memory.conditions import labels_of
+from agemem_dspy.memory.conditions import content_label, labels_of
 from agemem_dspy.memory.folder import SCHEMA_VERSION
 from agemem_dspy.types import Embedder, Memory, Provenance, Version
 
@@ -28,7 +28,7 @@ def payload_of(user_id: str, memory_type: str, seq: int, versions: Sequence[Vers
         "seq": seq,
         "content": now.content,
         "metadata": dict(now.metadata),
-        "labels": labels_of(now.metadata),
+        "labels": [*labels_of(now.metadata), content_label(now.content)],
         "memory_type": memory_type,
         "created_at": versions[0].at,
         "updated_at": now.at,
@@ -60,6 +60,15 @@ def memory_of(memory_id: str, payload: Mapping[str, Any], score: float | None = 
         score=score,
         provenance=Provenance.of(payload["by"]),
     )
+
+
+def payload_at(payload: Mapping[str, Any], moment: str) -> dict[str, Any] | None:
+    """Return what would have been stored of an entry at a time, None before it was added."""
+    versions = versions_of(payload)
+    made = [number for number, version in enumerate(versions, start=1) if version.at <= moment]
+    if not made:
+        return None
+    return payload_of(payload["user_id"], payload["memory_type"], payload["seq"], versions[: made[-1]])
 
 
 def versions_of(payload: Mapping[str, Any]) -> list[Version]:

@@ -6,6 +6,7 @@ change and removal carries a condition on it, by-id ones too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
+from agemem_dspy.memory.additions import first_versions, refuse_repeated, refuse_stored
 from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
@@ -49,9 +51,11 @@ from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
+from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
 from agemem_dspy.memory.point_store import Point, PointStore, Record
 from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
+from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 
@@ -64,6 +68,7 @@ class QdrantMemory(LongTermMemory):
         *,
         user_id: str,
         embedder: Embedder,
+        reranking: Reranking | None = None,
         connection: Connection | None = None,
     ) -> None:
         """Open `where`, or join `connection`, for which the caller has called `acquire`.
@@ -75,6 +80,7 @@ class QdrantMemory(LongTermMemory):
             raise MemoryStoreError(f"{embedder!r} is no embedder: it needs `name`, `dimension` and `embed(texts)`.")
         self._user_id = checked_text(user_id, "user_id")
         self._embedder = embedder
+        self._reranking = reranking or Reranking()
         self._where = where
         self._connection = connection or connect(where, embedder)
         self._finalizer = weakref.finalize(self, self._connection.release)
@@ -94,17 +100,30 @@ class QdrantMemory(LongTermMemory):
     def embedder(self) -> Embedder:
         return self._embedder
 
+    @property
     @override
-    def add_many(self, entries: Sequence[NewMemory]) -> list[Memory]:
-        first = [self._first_version(entry, number, len(entries)) for number, entry in enumerate(entries, start=1)]
+    def reranking(self) -> Reranking:
+        return self._reranking
+
+    @override
+    def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
+        first = first_versions(entries, _now())
         connection, points = self._open_connection(), self._points()
         if not first:
             return []
-        rows = embed_checked(self._embedder, [version.content for version, _ in first])
+        contents = [version.content for version, _ in first]
+        if unique:
+            refuse_repeated(contents)
+            refuse_stored(points, self._user_id, contents)  # now, to save the embedding, and when nobody else can add
+        rows = embed_checked(self._embedder, contents)
         new = {
             str(uuid.uuid4()): payload_of(self._user_id, kind, connection.tick(), [version]) for version, kind in first
         }
-        points.insert(_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
+        made = (_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
+        with connection.exclusive() if unique else contextlib.nullcontext():
+            if unique:
+                refuse_stored(points, self._user_id, contents)
+            points.insert(made)
         return [memory_of(id, payload) for id, payload in new.items()]
 
     @override
@@ -212,16 +231,33 @@ class QdrantMemory(LongTermMemory):
         *,
         when: Mapping[str, Range] | None = None,
         mode: SearchMode = "hybrid",
+        as_of: Moment | None = None,
+        reranking: Reranking | None = None,
     ) -> list[Memory]:
         checked_text(query, "query")
         limit, way = checked_top_k(top_k), checked_mode(mode)
         asked = (*matching(checked_where(where)), *within(checked_when(when)))
+        moment, order = checked_moment(as_of, "as_of"), reranking or self._reranking
+        depth, condition = order.depth(limit), live_entries_of(self._user_id, *asked, at=moment)
         points, vector = self._points(), self._embed(query)
-        return best_memories(points, query, vector, live_entries_of(self._user_id, *asked), limit, way)
+        if moment is None:
+            found = best_memories(points, query, vector, condition, depth, way)
+        else:
+            with self._connection.exclusive():  # vectors are those of the contents that are read
+                now = points.scroll(self._mine())
+                then = records_at(now, condition, moment)
+                cosines = stored_cosines(points, vector, now, then)
+            found = best_memories_then(self._embedder, query, vector, then, cosines, depth, way)
+        return order.best(self._embedder, query, found, limit, way)
 
     @override
-    def all(self) -> list[Memory]:
-        return self._listed(live_entries_of(self._user_id))
+    def all(self, *, as_of: Moment | None = None) -> list[Memory]:
+        moment = checked_moment(as_of, "as_of")
+        condition = live_entries_of(self._user_id, at=moment)
+        if moment is None:
+            return self._listed(condition)
+        then = records_at(self._points().scroll(self._mine()), condition, moment)
+        return [memory_of(id_text(one), payload) for one, payload in then]
 
     @override
     def count(self) -> int:
@@ -231,7 +267,11 @@ class QdrantMemory(LongTermMemory):
     def scoped(self, user_id: str) -> QdrantMemory:
         checked_text(user_id, "user_id")
         return QdrantMemory(
-            self._where, user_id=user_id, embedder=self._embedder, connection=self._open_connection().acquire()
+            self._where,
+            user_id=user_id,
+            embedder=self._embedder,
+            reranking=self._reranking,
+            connection=self._open_connection().acquire(),
         )
 
     @override
@@ -294,23 +334,6 @@ class QdrantMemory(LongTermMemory):
             forget_texts(self._embedder, [version.content for versions in gone for version in versions])
             points.delete(condition)
         return len(gone)
-
-    def _first_version(self, entry: NewMemory, number: int, count: int) -> tuple[Version, str]:
-        """Return the first version of an entry and its type, checked."""
-        try:
-            version = Version(
-                change="add",
-                content=checked_text(entry.content, "content"),
-                metadata=checked_metadata(entry.metadata),
-                expires_at=checked_moment(entry.expires_at),
-                at=_now(),
-                by=checked_metadata(entry.by),
-            )
-            return version, checked_text(entry.memory_type, "memory_type")
-        except MemoryStoreError as error:
-            if count == 1:
-                raise
-            raise MemoryStoreError(f"Entry {number} of {count}: {error} None was added.") from error
 
     def _change(
         self, memory_id: str, payload: Mapping[str, Any], version: Version, vector: list[float] | None = None

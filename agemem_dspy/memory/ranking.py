@@ -19,7 +19,7 @@ from agemem_dspy.memory.points import memory_of
 from agemem_dspy.types import Memory
 
 _FIRST_DEPTH, _MOST_DEPTH = 32, 4096  # how far down each ranking is read
-_DIGITS = 6  # to which scores are equal
+DIGITS = 6  # to which scores are equal
 
 
 def best_memories(
@@ -77,7 +77,7 @@ class _Rankings:
         self.most_share = most_share = min(shares.values()) if len(shares) == depth else 0.0
         least = {one: by_cosine * cosine + by_share * shares.get(one, 0.0) for one, cosine in cosines.items()}
         least |= {one: by_share * share - by_cosine for one, share in shares.items() if one not in cosines}
-        bar = min(heapq.nlargest(limit, least.values()), default=0.0) - 10.0**-_DIGITS
+        bar = min(heapq.nlargest(limit, least.values()), default=0.0) - 10.0**-DIGITS
         self.contenders = [
             one
             for one, score in least.items()
@@ -99,7 +99,7 @@ class _Rankings:
         self.cosines |= cosines
         self.shares |= shares
         return {
-            one: round(self.by_cosine * self.cosines[one] + self.by_share * self.shares.get(one, 0.0), _DIGITS)
+            one: round(self.by_cosine * self.cosines[one] + self.by_share * self.shares.get(one, 0.0), DIGITS)
             for one in self.contenders
             if one in self.cosines
         }

@@ -14,8 +14,15 @@ from contracts import LongTermMemoryContract
 from fakes import answer, call, scripted_lm
 from fakes_memory import InMemoryStore
 
-from agemem_dspy.errors import GuardError, MemoryNotFound, MemoryQuarantined, MemoryRejected, MemoryStoreError
-from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory
+from agemem_dspy.errors import (
+    GuardError,
+    MemoryDuplicate,
+    MemoryNotFound,
+    MemoryQuarantined,
+    MemoryRejected,
+    MemoryStoreError,
+)
+from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory, NewMemory, Reranking
 from agemem_dspy.memory.guards import GuardContext, QuarantineUntrusted, RateLimit, SizeLimit, Verdict
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.agent import AgeMemAgent
@@ -55,6 +62,45 @@ def bare(request: pytest.FixtureRequest) -> Iterator[LongTermMemory]:
 @pytest.fixture
 def store(bare: LongTermMemory) -> GuardedMemory:
     return GuardedMemory(bare)
+
+
+def test_what_is_in_quarantine_now_was_never_seen(store: GuardedMemory, bare: LongTermMemory) -> None:
+    day, later = "2026-03-01T12:00:00+00:00", "2026-03-02T12:00:00+00:00"
+    with pytest.raises(MemoryQuarantined):
+        store.insert("1b671a64-40d5-491e-99b0-da01ff1f3341", [Version(change="add", content=POISON, at=day)])
+    assert len(bare.all(as_of=later)) == 1
+    assert store.all(as_of=later) == store.search(POISON, as_of=later) == []
+
+
+def test_a_look_at_the_past_changes_nothing_now(store: GuardedMemory, bare: LongTermMemory) -> None:
+    day, later = "2026-03-01T12:00:00+00:00", "2026-03-02T12:00:00+00:00"
+    versions = [Version(change="add", content=POISON, at=day), Version(change="update", content="tea", at=later)]
+    bare.insert("1b671a64-40d5-491e-99b0-da01ff1f3341", versions)
+    assert store.search(POISON, as_of=day) == []  # the read guards see what it was
+    assert [one.content for one in store.search("tea")] == ["tea"]
+    assert store.quarantined() == []
+
+
+def test_copies_are_known_by_what_guards_leave_of_them(store: GuardedMemory) -> None:
+    kept = store.add("wifi password: hunter2", by=TRUSTED, unique=True)
+    with pytest.raises(MemoryDuplicate) as refused:
+        store.add("wifi password: hunter3", by=TRUSTED, unique=True)
+    assert refused.value.id == kept.id
+    with pytest.raises(MemoryQuarantined):
+        store.add(POISON, by=TRUSTED, unique=True)
+
+
+def test_a_reranker_sees_only_what_guards_let_pass(bare: LongTermMemory) -> None:
+    bare.add_many([NewMemory(content=content, by=TRUSTED) for content in ("a hotel", POISON, "a hotel in Rome")])
+    seen: list[str] = []
+
+    def shortest(query: str, memories: Any) -> list[float]:
+        seen.extend(memory.content for memory in memories)
+        return [-float(len(memory.content)) for memory in memories]
+
+    [found] = GuardedMemory(bare).search("hotel in Rome", top_k=1, reranking=Reranking(reranker=shortest))
+    assert found.content == "a hotel"
+    assert sorted(seen) == ["a hotel", "a hotel in Rome"]
 
 
 def aside(store: GuardedMemory, content: str = POISON, **fields: Any) -> str:

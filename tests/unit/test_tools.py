@@ -82,6 +82,24 @@ def test_add_stores_what_it_was_given_and_returns_an_alias(desk: Desk) -> None:
     assert (event.memory_ids, event.contents) == ((stored.id,), ("Ana is vegan.",))
 
 
+def test_what_is_stored_already_is_not_added_again_and_its_alias_is_named(desk: Desk) -> None:
+    first = desk.call("add_memory", content="Ana is vegan", memory_type="preference")
+    desk.store.add("Ana flies from Lyon")
+    before = desk.state()
+    again = desk.call("add_memory", content=" Ana is vegan ", metadata={"topic": "food"})
+    assert (again.ok, again.error) == (False, "nothing was added: that is stored already, as m1")
+    assert (again.memory_ids, again.contents) == ((), ())  # nothing that a reward could pay for
+    stranger = desk.call("add_memory", content="Ana flies from Lyon")  # stored before this episode
+    assert stranger.error is not None
+    assert stranger.error.endswith("as m2")
+    assert desk.state() == before
+    assert desk.call("update_memory", memory_id="m2", content="Ana flies from Geneva").ok
+    desk.call("delete_memory", memory_id="m1", confirmation=True)
+    new = desk.call("add_memory", content="Ana is vegan")
+    assert new.ok
+    assert new.memory_ids != first.memory_ids
+
+
 def test_update_replaces_in_place_embeds_anew_merges_metadata_and_records_the_time(desk: Desk) -> None:
     desk.call("add_memory", content="zebra", metadata={"a": 1, "b": 1})
     before = desk.store.all()[0]
@@ -182,7 +200,7 @@ def test_recall_is_marked_automatic(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("paper", "ours", "arguments"),
     [
-        ("Add_memory", "add_memory", {"content": "x"}),
+        ("Add_memory", "add_memory", {"content": "y"}),
         ("Update_memory", "update_memory", {"memory_id": "m1", "content": "x"}),
         ("Delete_memory", "delete_memory", {"memory_id": "m1", "confirmation": True}),
         ("Retrieve_memory", "retrieve_memory", {"query": "x"}),
