@@ -11,8 +11,8 @@ import datetime
 import os
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import override
 
@@ -44,8 +44,9 @@ from agemem_dspy.memory.conditions import (
     matching,
     within,
 )
-from agemem_dspy.memory.connection import Connection, connect
+from agemem_dspy.memory.connection import Clients, Connection, connect
 from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.event_loop import beside_loop
 from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
@@ -53,6 +54,8 @@ from agemem_dspy.memory.point_store import Point, PointStore, Record
 from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
+
+_T = TypeVar("_T")
 
 
 class QdrantMemory(LongTermMemory):
@@ -65,8 +68,9 @@ class QdrantMemory(LongTermMemory):
         user_id: str,
         embedder: Embedder,
         connection: Connection | None = None,
+        clients: Clients | None = None,
     ) -> None:
-        """Open `where`, or join `connection`, for which the caller has called `acquire`.
+        """Open `where`, through `clients` if given, or join `connection`, for which the caller has called `acquire`.
 
         Raises:
             MemoryStoreError: as `LongTermMemory.open`.
@@ -76,7 +80,7 @@ class QdrantMemory(LongTermMemory):
         self._user_id = checked_text(user_id, "user_id")
         self._embedder = embedder
         self._where = where
-        self._connection = connection or connect(where, embedder)
+        self._connection = connection or connect(where, embedder, clients or Clients())
         self._finalizer = weakref.finalize(self, self._connection.release)
         try:
             self._refuse_other_model()
@@ -237,6 +241,10 @@ class QdrantMemory(LongTermMemory):
     @override
     def close(self) -> None:
         self._finalizer()
+
+    @override
+    async def awaited(self, call: Callable[[], _T]) -> _T:
+        return await (beside_loop(call) if self._connection.is_server else super().awaited(call))
 
     def __repr__(self) -> str:
         return f"QdrantMemory({str(self._where)!r}, user_id={self._user_id!r}, embedder={self._embedder.name!r})"
