@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memory_contracts import AsyncContract, ScopeContract
 
 from agemem_dspy.environments import Environment, Observation, StepResult
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError, WorldError
@@ -63,7 +64,7 @@ WHERE: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-class LongTermMemoryContract:
+class LongTermMemoryContract(AsyncContract, ScopeContract):
     """The promises in the docstring of `LongTermMemory`."""
 
     def test_what_is_added_is_found_again_unchanged(self, store: LongTermMemory) -> None:

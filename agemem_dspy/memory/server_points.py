@@ -7,6 +7,7 @@ one, whose methods have the same names and answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,17 +125,18 @@ class ServerPoints(PointStore):
 
     def insert(self, points: Iterable[Point]) -> None:
         mode = models.UpdateMode.INSERT_ONLY
-        written: list[str] = []
+        begun: list[Point] = []
         try:
             for chunk in in_chunks(points, CHUNK):
                 made = [_point(point) for point in chunk]
+                begun.extend(chunk)
                 self._call(
                     lambda client, made=made: client.upsert(self._collection, made, wait=True, update_mode=mode)  # type: ignore[misc]
                 )
-                written.extend(point.id for point in chunk)
-        except BaseException:
-            if written:
-                self.delete(Condition((HasId(tuple(written)),)))
+        except BaseException as error:
+            cause = error.__cause__
+            refused = isinstance(cause, UnexpectedResponse) and not _passes(cause)
+            self._take_back(begun[: -len(chunk)] if refused else begun)
             raise
 
     def replace(self, point: Point, condition: Condition) -> None:
@@ -170,6 +172,14 @@ class ServerPoints(PointStore):
             if mine is not None:
                 awaited(mine.close())
 
+    def _take_back(self, points: Sequence[Point]) -> None:
+        """Remove what an insertion that failed has written, or may have: an answer that is lost says neither."""
+        if points:
+            times = dict.fromkeys(str(point.payload["updated_at"]) for point in points)  # another's has another time
+            ours = Either(tuple(Equals("updated_at", time) for time in times))
+            with contextlib.suppress(MemoryStoreError):  # the failure of the insertion is the one to tell
+                self.delete(Condition((HasId(tuple(point.id for point in points)), ours)))
+
     def _create(self, dimension: int) -> None:
         meaning = {MEANING: models.VectorParams(size=dimension, distance=models.Distance.COSINE)}
         words = {WORDS: models.SparseVectorParams()}
@@ -199,7 +209,7 @@ class ServerPoints(PointStore):
         }
         try:
             if in_loop():
-                return awaited(tenacity.AsyncRetrying(**rules)(request, self._async_client()))
+                return awaited(_made(request, self._async_client(), rules))
             return tenacity.Retrying(**rules)(request, self._client)
         except _FAILURES as error:
             raise MemoryStoreError(self._explain(error)) from error
@@ -219,6 +229,13 @@ class ServerPoints(PointStore):
         if isinstance(error, UnexpectedResponse) and error.status_code in (401, 403):
             return f"The Qdrant server at {self._url} refused us: {reason}. Set QDRANT_API_KEY to a key that may write."
         return f"The Qdrant server at {self._url} failed or refused the operation: {reason}."
+
+
+async def _made(request: Callable[[Any], Any], client: AsyncQdrantClient, rules: Mapping[str, Any]) -> Any:
+    async def made() -> Any:
+        return await request(client)
+
+    return await tenacity.AsyncRetrying(**rules)(made)
 
 
 def _passes(error: BaseException) -> bool:
