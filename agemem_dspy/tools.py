@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dspy
@@ -49,10 +50,24 @@ READ_TOOLS = frozenset({"retrieve_memory"})
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """A request to whoever drives the toolkit: call a user's tool and send its result back."""
+    """A request to whoever drives the toolkit: call a user's tool, or `Stored`, and send its result back."""
 
-    call: dspy.Tool
+    call: dspy.Tool | Stored
     inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What reaches the long-term store; awaited, it lets the event loop go on meanwhile."""
+
+    store: LongTermMemory
+    work: Callable[..., Any]
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.work(**inputs)
+
+    async def acall(self, **inputs: Any) -> Any:
+        return await self.store.awaited(partial(self.work, **inputs))
 
 
 # Writes a summary; a generator, since whoever drives the toolkit makes its LM call.
@@ -147,10 +162,10 @@ class MemoryToolkit:
         self._id_of[alias] = memory_id  # anew, when a deleted one was restored
         return alias
 
-    def recall(self, query: str, top_k: int) -> ToolEvent:
-        """Retrieve on the system's behalf (stage 1); the event is marked automatic and earns nothing."""
+    def recall(self, query: str, top_k: int) -> Generator[Any, Any, ToolEvent]:
+        """Retrieve on the system's behalf (stage 1), as `run`; the event is marked automatic and earns nothing."""
         before = self.short_term.tokens
-        outcome = self._retrieve(query, top_k, {})
+        outcome = yield self._request(self._retrieve, query=query, top_k=top_k, where={})
         return self._log("retrieve_memory", {"query": query, "top_k": top_k}, before, outcome, automatic=True)
 
     def run(
@@ -228,11 +243,18 @@ class MemoryToolkit:
             case "summarize_context":
                 return (yield from self._summarize(values.span, summarize, call_message))
             case "filter_context":
-                return self._filter(values.criteria, call_message)
+                filtered: _Outcome = yield self._request(
+                    self._filter, criteria=values.criteria, call_message=call_message
+                )
+                return filtered
         try:
-            return self._long_term(name, values)
+            outcome: _Outcome = yield self._request(self._long_term, name=name, values=values)
         except MemoryRejected as error:  # what a guard refuses is the policy's mistake, a guard that fails is not
             raise ToolError(f"{name}: {error}") from error
+        return outcome
+
+    def _request(self, work: Callable[..., Any], **inputs: Any) -> Invoke:
+        return Invoke(Stored(self.long_term, work), inputs)
 
     def _long_term(self, name: str, values: Any) -> _Outcome:
         store = self.long_term

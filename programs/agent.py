@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import dspy
@@ -159,11 +160,11 @@ class AgeMemAgent(Program):
         return self.prediction(session)
 
     async def aforward(self, user_id: str = "default", **inputs: Any) -> dspy.Prediction:
-        """`forward`, awaiting the LM and asynchronous tools."""
-        session = self.session(self.memory.scoped(user_id))
+        """`forward`, awaiting the LM, asynchronous tools and the long-term store."""
+        session = self.session(await self.memory.ascoped(user_id))
         with self.context():
             await arun(self._play(session, inputs))
-        return self.prediction(session)
+        return await session.toolkit.long_term.awaited(partial(self.prediction, session))
 
     def _play(self, session: Session, inputs: Mapping[str, Any]) -> Play:
         return session.turn(Stage.REASON, 0, self.task_text(inputs), recall=True, must_answer=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import dspy
@@ -106,10 +107,10 @@ class ThreeStageEpisode(Program):
         seed: int | None = None,
         **inputs: Any,
     ) -> dspy.Prediction:
-        """`forward`, awaiting the LM and asynchronous tools."""
+        """`forward`, awaiting the LM, asynchronous tools and the long-term store."""
         with self._begun(environment, seed) as (session, world):
             await arun(self._play(session, world, messages, distractors, inputs))
-            return self.agent.prediction(session)
+            return await session.toolkit.long_term.awaited(partial(self.agent.prediction, session))
 
     @contextmanager
     def _begun(self, environment: str | None, seed: int | None) -> Iterator[tuple[Session, Environment | None]]:

@@ -1,7 +1,7 @@
 """One conversation of an agent: its two memories, its steps, and how a turn is played.
 
 Written once for threads and asyncio: a turn is a generator that yields what it needs from outside
-(an LM call, a user's tool) and is driven by `run` or `arun`.
+(an LM call, a user's tool, the long-term store) and is driven by `run` or `arun`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Session:
             Message(role="user", content=text, kind="question" if must_answer else "message")
         )
         if recall and text.strip():
-            event = kit.recall(text, self.recall_top_k)
+            event = yield from kit.recall(text, self.recall_top_k)
             if event.contents:
                 self.context.append(Message(role="tool", content=event.observation, kind="retrieved"))
         self.stop_reason, self.answer = StopReason.ROUND_LIMIT, None
@@ -291,7 +291,7 @@ def run(play: Play) -> Any:
 
 
 async def arun(play: Play) -> Any:
-    """`run`, awaiting LM calls and asynchronous tools."""
+    """`run`, awaiting LM calls, asynchronous tools and the long-term store."""
     step: Callable[[], Any] = partial(next, play)
     while True:
         try:

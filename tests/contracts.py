@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts_retrieval import PastContract, RerankingContract, UniqueContract
+from memory_contracts import AsyncContract, ScopeContract
 
 from agemem_dspy.environments import Environment, Observation, StepResult
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError, WorldError
@@ -64,7 +65,7 @@ WHERE: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-class LongTermMemoryContract(PastContract, UniqueContract, RerankingContract):
+class LongTermMemoryContract(AsyncContract, ScopeContract, PastContract, UniqueContract, RerankingContract):
     """The promises in the docstring of `LongTermMemory`."""
 
     def test_what_is_added_is_found_again_unchanged(self, store: LongTermMemory) -> None:

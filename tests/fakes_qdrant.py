@@ -1,13 +1,14 @@
 """A small server that speaks the part of Qdrant's REST that the library uses, over a real socket.
 
 It answers from the embedded engine, so it shows that requests are well-formed and mean what they should; it does not
-show how a real server performs. It keeps what it was asked and can drop connections.
+show how a real server performs. It keeps what it was asked, and can drop connections and fail.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,16 +72,27 @@ ROUTES: list[tuple[str, str, Answer]] = [
 ]
 
 
+class _Listening(ThreadingHTTPServer):
+    request_queue_size = 128  # connections that may wait to be taken up
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # who asked has gone
+            super().handle_error(request, client_address)
+
+
 class QdrantServer:
     """Listens on a free port of this machine while it is a context. `requests` are (method, path, body)."""
 
     def __init__(self, api_key: str | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.drop = 0  # how many of the next connections end without an answer
+        self.fail = 0  # how many of the next requests the server fails at, with `failure`
+        self.failure = 503
+        self.meet: threading.Barrier | None = None  # where requests wait until as many are there at once
         self._api_key = api_key
         self._client = QdrantClient(":memory:")
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Listening(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -100,7 +112,12 @@ class QdrantServer:
         """Return the HTTP status and the JSON body for one request."""
         if self._api_key is not None and api_key != self._api_key:
             return 401, {"status": {"error": "Must provide an API key"}}
+        if self.meet is not None:
+            self.meet.wait(30)
         with self._lock:
+            if self.fail > 0:
+                self.fail -= 1
+                return self.failure, {"status": {"error": "not now"}}
             self.requests.append((method, path, body))
             for wanted, pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, path)

@@ -10,14 +10,26 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.folder import POINTS, check_manifest, lock_folder, write_manifest
 from agemem_dspy.memory.point_store import PointStore
 from agemem_dspy.memory.points import PREFIX, collection_name
 from agemem_dspy.types import Embedder
+
+if TYPE_CHECKING:
+    from qdrant_client import AsyncQdrantClient, QdrantClient
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """What reaches a server, where the caller brings it."""
+
+    client: QdrantClient | None = None
+    async_client: AsyncQdrantClient | None = None
 
 
 class Connection:
@@ -46,7 +58,7 @@ class Connection:
         return cls(DictionaryPoints(), ":memory:")
 
     @classmethod
-    def at_url(cls, url: str, embedder: Embedder) -> Connection:
+    def at_url(cls, url: str, embedder: Embedder, clients: Clients) -> Connection:
         """Open a server.
 
         Raises:
@@ -54,7 +66,15 @@ class Connection:
         """
         from agemem_dspy.memory.server_points import ServerPoints
 
-        return cls(ServerPoints(url, collection_name(embedder), embedder.dimension, prefix=PREFIX), url)
+        points = ServerPoints(
+            url,
+            collection_name(embedder),
+            embedder.dimension,
+            prefix=PREFIX,
+            client=clients.client,
+            async_client=clients.async_client,
+        )
+        return cls(points, url)
 
     @classmethod
     def in_folder(cls, folder: Path, embedder: Embedder) -> Connection:
@@ -150,7 +170,7 @@ class Connection:
         return self._write_lock
 
 
-def connect(where: str | os.PathLike[str], embedder: Embedder) -> Connection:
+def connect(where: str | os.PathLike[str], embedder: Embedder, clients: Clients) -> Connection:
     """Open ":memory:", a folder or a server URL, as `LongTermMemory.open` says.
 
     Raises:
@@ -158,10 +178,12 @@ def connect(where: str | os.PathLike[str], embedder: Embedder) -> Connection:
     """
     if not isinstance(where, str | os.PathLike) or not str(where).strip() or "\x00" in str(where):
         raise MemoryStoreError(f"Cannot open {where!r}: give ':memory:', a folder, or the URL of a Qdrant server.")
+    if isinstance(where, str) and where.startswith(("http://", "https://")):
+        return Connection.at_url(where, embedder, clients)
+    if clients != Clients():
+        raise MemoryStoreError(f"A client reaches a server, but {where!r} is none: give the server's URL as well.")
     if where == ":memory:":
         return Connection.in_memory()
-    if isinstance(where, str) and where.startswith(("http://", "https://")):
-        return Connection.at_url(where, embedder)
     if isinstance(where, str) and "://" in where:
         raise MemoryStoreError(f"Cannot open {where!r}: a server is named by an http:// or https:// URL.")
     return Connection.in_folder(Path(where).expanduser(), embedder)

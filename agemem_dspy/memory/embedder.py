@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agemem_dspy.errors import AgeMemError, ConfigurationError, MemoryStoreError
+from agemem_dspy.memory.event_loop import off_loop
 from agemem_dspy.types import Embedder
 
 _BLANK = "."
@@ -129,7 +130,7 @@ def embed_checked(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float3
     Raises:
         MemoryStoreError: it raised or returned something else; the message names the embedder.
     """
-    rows = _finite_rows(embedder, embedder.embed, checked_texts(texts))
+    rows = off_loop(_finite_rows, embedder, embedder.embed, checked_texts(texts))
     norms = np.linalg.norm(rows, axis=1)
     if norms.size and float(np.abs(norms - 1.0).max()) > NORM_TOLERANCE:
         index = int(np.abs(norms - 1.0).argmax())

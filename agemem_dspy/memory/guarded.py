@@ -12,7 +12,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from typing_extensions import override
 
@@ -27,6 +27,7 @@ from agemem_dspy.memory.checks import (
     checked_top_k,
     checked_versions,
 )
+from agemem_dspy.memory.event_loop import off_loop
 from agemem_dspy.memory.filters import Range, Where
 from agemem_dspy.memory.guards import Guard, GuardContext, read_guards, write_guards
 from agemem_dspy.memory.guards.limits import AddLog
@@ -45,6 +46,8 @@ from agemem_dspy.memory.quarantine import (
 )
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
+
+_T = TypeVar("_T")
 
 
 class GuardedMemory(LongTermMemory):
@@ -310,6 +313,10 @@ class GuardedMemory(LongTermMemory):
     def close(self) -> None:
         self._store.close()
 
+    @override
+    async def awaited(self, call: Callable[[], _T]) -> _T:
+        return await self._store.awaited(call)
+
     def __repr__(self) -> str:
         return f"GuardedMemory({self._store!r})"
 
@@ -347,7 +354,7 @@ class GuardedMemory(LongTermMemory):
             before=before,
             added=lambda seconds: self._adds.count(self.user_id, seconds),
         )
-        found = judged(self._write, memory, context)
+        found = off_loop(judged, self._write, memory, context)
         if found.action == "reject":
             raise MemoryRejected(found.guard, found.reason)
         return found
@@ -383,7 +390,7 @@ class GuardedMemory(LongTermMemory):
         context = GuardContext(
             operation="retrieve", user_id=self.user_id, provenance=memory.provenance, before=memory, query=query
         )
-        found = judged(self._read, memory, context)
+        found = off_loop(judged, self._read, memory, context)
         if found.action == "allow":
             return found.memory
         with contextlib.suppress(MemoryNotFound):  # another thread was quicker to delete or purge it

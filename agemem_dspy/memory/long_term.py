@@ -6,21 +6,26 @@ Importing this module loads no database client and no model; `open` does, when i
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import Moment, SearchMode
+from agemem_dspy.memory.event_loop import asynchronous
 from agemem_dspy.memory.filters import Range, Where
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 if TYPE_CHECKING:
     import dspy
+    from qdrant_client import AsyncQdrantClient, QdrantClient
+
+_T = TypeVar("_T")
 
 
 class LongTermMemory(ABC):
@@ -47,6 +52,10 @@ class LongTermMemory(ABC):
     Times:    ISO 8601, UTC, microseconds.
     Threads:  every method may be called from any thread. A store is shared by `copy.deepcopy` and
               refuses to be pickled, since a connection cannot travel.
+    Async:    `aadd`, `asearch` and the rest are the same calls, during which the event loop goes on: on a server
+              through qdrant-client's asynchronous client, else in a worker thread. Calls at once have the order that
+              threads would give them. A change that is cancelled is made or not, whole in either case; it may still be
+              made a moment later. Close with `aclose` or `async with`.
     Errors:   `MemoryStoreError` or one of its children, with a message that says what to do.
     """
 
@@ -57,6 +66,8 @@ class LongTermMemory(ABC):
         user_id: str = "default",
         embedder: Embedder | dspy.Embedder | str | None = None,
         reranking: Reranking | None = None,
+        client: QdrantClient | None = None,
+        async_client: AsyncQdrantClient | None = None,
     ) -> LongTermMemory:
         """Open a store and return the view of one user.
 
@@ -67,13 +78,16 @@ class LongTermMemory(ABC):
             embedder: what makes vectors of texts: an embedder, a `dspy.Embedder`, a name such as
                 "openai/text-embedding-3-small" (see `as_embedder`), or None for the packaged MiniLM.
             reranking: how searches order what they have found, the agent's too; by their own scores when None.
+            client: what reaches the server, such as `QdrantClient(url, prefer_grpc=True)`; its owner closes it.
+            async_client: the same for asynchronous calls; it belongs to one event loop.
 
         Raises:
             StoreLocked: another process has the folder open.
             EmbedderMismatch: the store was built with another embedding model.
             MissingDependency: a package is not installed.
-            MemoryStoreError: the place cannot be opened, or `embedder` is none.
+            MemoryStoreError: the place cannot be opened, `embedder` is none, or a client is given without a URL.
         """
+        from agemem_dspy.memory.connection import Clients
         from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
 
@@ -82,7 +96,8 @@ class LongTermMemory(ABC):
                 os.fsencode(where)
         except UnicodeEncodeError as error:
             raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
-        return QdrantMemory(where, user_id=user_id, embedder=as_embedder(embedder), reranking=reranking)
+        maker, clients = as_embedder(embedder), Clients(client, async_client)
+        return QdrantMemory(where, user_id=user_id, embedder=maker, clients=clients, reranking=reranking)
 
     @property
     @abstractmethod
@@ -309,6 +324,38 @@ class LongTermMemory(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the store; closing twice is harmless, any other call afterwards raises."""
+
+    async def awaited(self, call: Callable[[], _T]) -> _T:
+        """Run a call that uses this store without blocking the event loop: what the asynchronous methods do."""
+        return await asyncio.to_thread(call)
+
+    aadd = asynchronous(add)
+    aadd_many = asynchronous(add_many)
+    ainsert = asynchronous(insert)
+    aupdate = asynchronous(update)
+    adelete = asynchronous(delete)
+    ahistory = asynchronous(history)
+    aremoved = asynchronous(removed)
+    ausers = asynchronous(users)
+    aundo = asynchronous(undo)
+    arestore = asynchronous(restore)
+    apurge = asynchronous(purge)
+    apurge_expired = asynchronous(purge_expired)
+    aforget_user = asynchronous(forget_user)
+    aget = asynchronous(get)
+    asearch = asynchronous(search)
+    aall = asynchronous(all)  # noqa: A003 - the method is meant
+    acount = asynchronous(count)
+    ascoped = asynchronous(scoped)
+    aclose = asynchronous(close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __enter__(self) -> Self:
         return self

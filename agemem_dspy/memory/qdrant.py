@@ -12,8 +12,8 @@ import datetime
 import os
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import override
 
@@ -46,8 +46,9 @@ from agemem_dspy.memory.conditions import (
     matching,
     within,
 )
-from agemem_dspy.memory.connection import Connection, connect
+from agemem_dspy.memory.connection import Clients, Connection, connect
 from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.event_loop import beside_loop
 from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
@@ -57,6 +58,8 @@ from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
+
+_T = TypeVar("_T")
 
 
 class QdrantMemory(LongTermMemory):
@@ -70,8 +73,9 @@ class QdrantMemory(LongTermMemory):
         embedder: Embedder,
         reranking: Reranking | None = None,
         connection: Connection | None = None,
+        clients: Clients | None = None,
     ) -> None:
-        """Open `where`, or join `connection`, for which the caller has called `acquire`.
+        """Open `where`, through `clients` if given, or join `connection`, for which the caller has called `acquire`.
 
         Raises:
             MemoryStoreError: as `LongTermMemory.open`.
@@ -82,7 +86,7 @@ class QdrantMemory(LongTermMemory):
         self._embedder = embedder
         self._reranking = reranking or Reranking()
         self._where = where
-        self._connection = connection or connect(where, embedder)
+        self._connection = connection or connect(where, embedder, clients or Clients())
         self._finalizer = weakref.finalize(self, self._connection.release)
         try:
             self._refuse_other_model()
@@ -277,6 +281,10 @@ class QdrantMemory(LongTermMemory):
     @override
     def close(self) -> None:
         self._finalizer()
+
+    @override
+    async def awaited(self, call: Callable[[], _T]) -> _T:
+        return await (beside_loop(call) if self._connection.is_server else super().awaited(call))
 
     def __repr__(self) -> str:
         return f"QdrantMemory({str(self._where)!r}, user_id={self._user_id!r}, embedder={self._embedder.name!r})"

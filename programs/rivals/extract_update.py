@@ -68,7 +68,7 @@ class ExtractUpdateAgent(ManagedMemoryAgent):
                 continue
             memories: dict[str, str] = {}
             for fact in facts:
-                memories |= manager.nearest(fact, self.neighbours)
+                memories |= yield from manager.nearest(fact, self.neighbours)
             for decision in (yield from manager.ask(self.decide, facts=facts, memories=memories)) or ():
                 yield from _carry_out(manager, decision)
 

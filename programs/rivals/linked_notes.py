@@ -82,7 +82,7 @@ class LinkedNotesAgent(ManagedMemoryAgent):
         for manager.toolkit.turn, text in enumerate(messages):
             manager.toolkit.round = 0
             note = (yield from manager.ask(self.write, message=text)) or Note()
-            nearest = manager.nearest(text, self.neighbours)
+            nearest = yield from manager.nearest(text, self.neighbours)
             about = {"said": text, **note.model_dump(), "links": []}
             added = yield from manager.operate("add_memory", content=_shown(about), metadata=about)
             if not added.ok or not nearest:

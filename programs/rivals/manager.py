@@ -58,11 +58,11 @@ class ManagerSession:
             )
         )
 
-    def nearest(self, text: str, top_k: int) -> dict[str, str]:
+    def nearest(self, text: str, top_k: int) -> Generator[Any, Any, dict[str, str]]:
         """Map the short ids of the entries nearest to a text to their contents, the nearest first."""
         if not text.strip():
             return {}
-        event = self.toolkit.recall(text, top_k)
+        event = yield from self.toolkit.recall(text, top_k)
         found = (self.toolkit.long_term.get(id) for id in event.memory_ids)
         return {self.toolkit.alias(memory): memory.content for memory in found}
 

@@ -146,7 +146,7 @@ class _Mem0Store:
         kit = self.manager.toolkit
         arguments = {"query": query, "top_k": limit}
         asked = kit.stage is Stage.REASON  # before that mem0 looks what it stores already, on its own account
-        event = run(kit.run("retrieve_memory", arguments)) if asked else kit.recall(query, limit)
+        event = run(kit.run("retrieve_memory", arguments)) if asked else run(kit.recall(query, limit))
         return [_point(kit.long_term.get(id)) for id in event.memory_ids]
 
     def get(self, vector_id: str) -> SimpleNamespace:

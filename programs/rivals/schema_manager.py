@@ -74,7 +74,7 @@ class SchemaManagerAgent(ManagedMemoryAgent):
             manager.toolkit.turn, manager.toolkit.round = start + len(stretch) - 1, 0
             memories: dict[str, str] = {}
             for text in stretch:
-                memories |= manager.nearest(text, self.neighbours)
+                memories |= yield from manager.nearest(text, self.neighbours)
             changes = yield from self._changes(manager, stretch, memories)
             if changes is not None:
                 yield from carry_out(manager, changes)
