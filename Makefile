@@ -12,10 +12,10 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test pytest lint format types floors clean
+.PHONY: help install demo test test-alfworld pytest lint format types floors clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 install: $(STAMP) ## Make .venv with the pinned dependencies
 
@@ -39,6 +39,14 @@ test: pytest lint floors types ## Everything that has to pass
 # loadfile: the tests of one file share the small models that its fixtures build.
 pytest: $(STAMP) ## The test suite alone
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The planner's build calls `python`, which some systems have in the environment alone.
+test-alfworld: $(STAMP) ## ALFWorld's tests, minutes long; installs its extra, which compiles a planner
+	@$(BIN)/python -c 'import fast_downward, jericho' 2>/dev/null || \
+		{ command -v c++ && command -v cc && command -v make; } >/dev/null || \
+		{ echo "error: ALFWorld's planner is compiled for minutes, which needs a C++ compiler and make; on Debian: apt install g++ make" >&2; exit 1; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,alfworld]'
+	AGEMEM_TEST_ALFWORLD=1 $(BIN)/python -m pytest tests/unit/test_alfworld.py $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, rules and format
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ __all__ = ["WORLDS", "Environment", "Observation", "StepResult", "make_environme
 
 # Kind -> module and class, which is called as `World(task, max_steps=…, …)` with the name's part after the colon.
 WORLDS: Mapping[str, tuple[str, str]] = {
+    "alfworld": ("agemem_dspy.environments.alfworld", "ALFWorld"),
     "babyai": ("agemem_dspy.environments.babyai", "BabyAI"),
     "pddl": ("agemem_dspy.environments.pddl", "PDDL"),
     "scienceworld": ("agemem_dspy.environments.scienceworld", "ScienceWorld"),
