@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from agemem_dspy.cli import bench, chat, episodes, memory, models, quarantine, reembed, training, tuning
+from agemem_dspy.cli import audit, bench, chat, episodes, memory, models, quarantine, reembed, training, tuning
 from agemem_dspy.cli.output import Interrupted, report
 from agemem_dspy.errors import AgeMemError
 
@@ -26,6 +26,7 @@ app.command(epilog=episodes.RUN_EXAMPLE)(episodes.run)
 app.command("eval", epilog=episodes.EVAL_EXAMPLE)(episodes.evaluate)
 app.command("compile", epilog=training.EXAMPLE)(training.compile_program)
 app.command(epilog=tuning.EXAMPLE)(tuning.tune)
+memory.app.command("audit", epilog=audit.EXAMPLE)(audit.audit_memories)
 memory.app.command("reembed", epilog=reembed.EXAMPLE)(reembed.reembed_memories)
 memory.app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(memory.app, name="memory")

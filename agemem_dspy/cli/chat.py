@@ -21,16 +21,19 @@ from agemem_dspy.cli.program import (
     TrustOption,
     chosen_program,
 )
-from agemem_dspy.errors import ConfigurationError, MemoryStoreError
+from agemem_dspy.errors import ConfigurationError, MemoryNotFound, MemoryStoreError
 from agemem_dspy.types import OVERFLOW_GUARD
 
 if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
     from agemem_dspy.programs.agent import AgeMemAgent
-    from agemem_dspy.types import ToolEvent
+    from agemem_dspy.types import Memory, ToolEvent
 
 EXAMPLE = "Example: agemem chat --model openai/gpt-4o-mini --where memories/ --user ana"
-COMMANDS = "/memory lists what is remembered, /undo takes back what the last turn changed, /quit ends"
+COMMANDS = (
+    "/memory lists what is remembered, /undo takes back what the last turn changed, /expire ID [TIME] lets a memory "
+    "end, /quit ends"
+)
 
 # What a tool did, in the words of the display: (name of the list, how its line begins).
 DEEDS = {
@@ -60,7 +63,8 @@ def chat(
     """Talk to an agent; after each turn see what it stored, changed, forgot and retrieved.
 
     Lines are read from the terminal or from a pipe. /memory lists what is remembered, /undo takes back what the last
-    turn changed, /quit ends. Where the conversation no longer fits the model, its oldest part is dropped, and said so.
+    turn changed, /expire ID [TIME] lets a memory end at a time or now, /quit ends. What expires meanwhile is said.
+    Where the conversation no longer fits the model, its oldest part is dropped, and said so.
     With --json every turn is one JSON object on a line.
     """
     with output(as_json) as out:
@@ -91,6 +95,7 @@ class _Conversation:
         self.turns = 0
         self.changed: list[str] = []  # the memories that the last turn changed, in order
         self.edits = 0  # how often the last turn removed messages from the context
+        self.ending = {one.id: one.expires_at for one in memory.all() if one.expires_at}  # what will expire
 
     def hold(self, lines: Iterable[str]) -> None:
         """Answer every line until there is none or /quit."""
@@ -98,10 +103,13 @@ class _Conversation:
             text = line.strip()
             if text == "/quit":
                 return
+            self._tell_expired()
             if text == "/memory":
                 self._list()
             elif text == "/undo":
                 self._undo()
+            elif text.split()[:1] == ["/expire"]:
+                self._expire(*text.split()[1:])
             elif text.startswith("/"):
                 self.out.note(f"there is no command {text.split()[0]}; {COMMANDS}")
             elif text:
@@ -118,6 +126,7 @@ class _Conversation:
         undone = []
         for memory_id, changes in reversed(Counter(self.changed).items()):
             memory = self.memory.undo(memory_id, changes=changes, by={"tool": "/undo"})
+            self._note_end(memory_id, memory)
             content = None if memory is None else memory.content
             undone.append({"id": memory_id, "content": content})
             self.out.say(f"  < undone: {content or 'it is no longer remembered'}", "dim")
@@ -128,6 +137,48 @@ class _Conversation:
             self.out.say("the last turn changed nothing")
         self.changed, self.edits = [], 0
         self.out.result({"undone": undone, "restored": restored})
+
+    def _expire(self, start: str = "", moment: str = "", *more: str) -> None:
+        """Let the memory whose id begins so end at a time, now when none is given; `/undo` takes it back."""
+        from agemem_dspy.memory.quarantine import now
+
+        try:
+            known = [one for one in self.memory.all() if start and one.id.startswith(start)]
+            if len(known) != 1 or more:
+                raise MemoryStoreError("say /expire ID or /expire ID TIME, with an id as /memory lists it")
+            [memory] = known
+            by = {"tool": "/expire", **memory.provenance.by()}
+            memory = self.memory.update(memory.id, memory.content, expires_at=moment or now(), by=by)
+        except MemoryStoreError as error:
+            self.out.note(f"error: {error}")
+            self.out.result({"error": str(error)})
+            return
+        self.changed, self.edits = [memory.id], 0
+        self._note_end(memory.id, memory)
+        self.out.say(f"  ~ until {memory.expires_at}: {memory.content}", "dim")
+        self.out.result({"ends": {"id": memory.id, "content": memory.content, "expires_at": memory.expires_at}})
+        self._tell_expired()
+
+    def _note_end(self, memory_id: str, memory: Memory | None) -> None:
+        """Remember when a memory that was changed will expire, or that it will not."""
+        self.ending.pop(memory_id, None)
+        if memory is not None and memory.expires_at:
+            self.ending[memory_id] = memory.expires_at
+
+    def _tell_expired(self) -> None:
+        """Say what has expired since the last line, as it was at the end."""
+        from agemem_dspy.memory.quarantine import now
+
+        gone = []
+        for memory_id in [one for one, moment in self.ending.items() if moment <= now()]:
+            del self.ending[memory_id]
+            with contextlib.suppress(MemoryNotFound):  # purged meanwhile
+                last = self.memory.history(memory_id)[-1]
+                if last.live:
+                    gone.append({"id": memory_id, "content": last.content})
+                    self.out.say(f"  × expired: {last.content}", "dim")
+        if gone:
+            self.out.result({"expired": gone})
 
     def _answer(self, text: str) -> None:
         from agemem_dspy.programs.session import run

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from agemem_dspy.memory import GuardedMemory
     from agemem_dspy.types import Memory
 
-app = typer.Typer(help="List, search, add, forget, undo, purge, export, import, look through what is in quarantine.")
+app = typer.Typer(
+    help="List, search, add, forget, undo, purge, audit, export, import, look through what is in quarantine."
+)
 
 WhereOption = Annotated[
     str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
@@ -32,6 +34,9 @@ EmbedderOption = Annotated[
         help="What makes the vectors: all-MiniLM-L6-v2-int8 (the default), fastembed/MODEL, "
         "sentence-transformers/MODEL, or a name of litellm such as openai/text-embedding-3-small.",
     ),
+]
+AsOfOption = Annotated[
+    str | None, typer.Option("--as-of", help="What was known at this time, such as 2026-01-31T12:00:00+00:00.")
 ]
 DEFAULT_WHERE = "memories"
 
@@ -91,13 +96,17 @@ def list_memories(
     user: UserOption = "default",
     embedder: EmbedderOption = None,
     removed: Annotated[bool, typer.Option("--removed", help="List what was forgotten instead.")] = False,
+    as_of: AsOfOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List everything that is remembered, oldest first."""
+    if removed and as_of:
+        raise MemoryStoreError("give --removed or --as-of: what is forgotten is forgotten now")
     with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
-        memories = store.removed() if removed else store.all()
+        memories = store.removed() if removed else store.all(as_of=as_of)
         show_memories(out, memories)
-        out.note(f"{len(memories)} {'forgotten ' if removed else ''}memories of {user!r} in {where}")
+        then = f" as of {as_of}" if as_of else ""
+        out.note(f"{len(memories)} {'forgotten ' if removed else ''}memories of {user!r} in {where}{then}")
         out.result({"user": user, "memories": [asdict(memory) for memory in memories]})
 
 
@@ -109,12 +118,13 @@ def search(
     embedder: EmbedderOption = None,
     top_k: Annotated[int, typer.Option(help="How many at most.")] = 3,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that must match; may be repeated.")] = None,
+    as_of: AsOfOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Find memories by meaning, best first."""
     labels = parse_labels(label or (), "--label")
     with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
-        memories = store.search(query, top_k=top_k, where=labels or None)
+        memories = store.search(query, top_k=top_k, where=labels or None, as_of=as_of)
         show_memories(out, memories)
         if not memories:
             out.note("no memories found")
@@ -132,11 +142,13 @@ def add(
     expires: Annotated[str | None, typer.Option(help="When it is over, such as 2027-01-31T12:00:00+00:00.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remember one fact and print its id."""
+    """Remember one fact and print its id; one that is there, word for word, is an error that names its id."""
     labels = parse_labels(label or (), "--label")
     with output(as_json) as out, open_memory(where, user, embedder, create=True) as store:
         typed = Provenance(role="user", channel="agemem memory add", trust="trusted")
-        memory = store.add(content, labels, kind, expires_at=expires, by={"tool": typed.channel, **typed.by()})
+        memory = store.add(
+            content, labels, kind, expires_at=expires, by={"tool": typed.channel, **typed.by()}, unique=True
+        )
         out.say(memory.id)
         out.result({"user": user, "memory": asdict(memory)})
 

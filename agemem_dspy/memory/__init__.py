@@ -4,6 +4,7 @@ texts compare (`embedder`).
 Importing this package loads no database client and no model.
 """
 
+from agemem_dspy.memory.auditing import AuditReport, Junk, Pair, audit
 from agemem_dspy.memory.cached_embedder import CachedEmbedder
 from agemem_dspy.memory.dspy_embedder import DSPyEmbedder
 from agemem_dspy.memory.embedder import HashEmbedder, similarity
@@ -23,6 +24,7 @@ from agemem_dspy.types import NewMemory
 
 __all__ = [
     "AnyOf",
+    "AuditReport",
     "CachedEmbedder",
     "DSPyEmbedder",
     "Edit",
@@ -30,10 +32,12 @@ __all__ = [
     "FastEmbedEmbedder",
     "GuardedMemory",
     "HashEmbedder",
+    "Junk",
     "LongTermMemory",
     "Message",
     "MiniLMEmbedder",
     "NewMemory",
+    "Pair",
     "Quarantined",
     "Range",
     "Reranker",
@@ -42,6 +46,7 @@ __all__ = [
     "ShortTermMemory",
     "approximate_tokens",
     "as_embedder",
+    "audit",
     "default_embedder",
     "reembed",
     "similarity",

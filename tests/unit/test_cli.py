@@ -13,7 +13,7 @@ from command_line import agemem, refused, tiny_model
 VERBS = [
     ["chat"], ["run"], ["eval"], ["compile"], ["tune"], ["models", "fetch"], ["models", "merge"],
     ["bench", "components"], ["bench", "compare"],
-    *(["memory", verb] for verb in ("list", "search", "add", "forget", "export", "import")),
+    *(["memory", verb] for verb in ("list", "search", "add", "forget", "audit", "export", "import")),
 ]  # fmt: skip
 
 

@@ -197,3 +197,42 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     words = ("chat", "--model", "typo", "--where", tmp_path / "memories")
     assert "unknown model 'typo'" in refused(agemem(capsys, *words))
     assert not (tmp_path / "memories").exists()
+
+
+def test_a_memory_is_stored_corrected_expired_and_undone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = tmp_path / "memories"
+    code = agemem(capsys, "memory", "add", "The door code is 1234.", "--where", where).out.strip()
+    replies = [
+        step_reply(call("add_memory", content="Ana is vegan."), call("add_memory", content="Ana is vegan.")),
+        step_reply(answer="Noted."),
+        step_reply(call("update_memory", memory_id="m1", content="The door code is 5678.")),
+        step_reply(answer="Corrected."),
+        step_reply(answer="I do not know."),
+    ]
+    typed = f"I am vegan.\nThe code is 5678.\n/expire {code[:13]}\nTell me.\n/expire {code}\n/memory\n"
+    with scripted(*replies):
+        said = chat(typed, where)
+    lines = said.stdout.splitlines()
+    assert "  + stored: Ana is vegan." in lines
+    assert "  ! failed: nothing was added: that is stored already, as m2" in lines
+    assert "  ~ changed: The door code is 5678.   (was: The door code is 1234.)" in lines
+    assert lines.count("  × expired: The door code is 5678.") == 1
+    assert lines[-1].endswith("  Ana is vegan.")
+    assert "say /expire ID" in said.stderr  # out of sight, it is no memory any more
+    undo = agemem(capsys, "memory", "undo", code, "--where", where)
+    assert undo.out == f"{code}  The door code is 5678.\n"
+
+
+def test_what_expires_is_said_once_and_can_be_undone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = tmp_path / "memories"
+    added = agemem(capsys, "memory", "add", "The code is 1234.", "--where", where, "--json").json["memory"]["id"]
+    ends = f"/expire {added} 2001-01-01T00:00:00Z\n/memory\n/undo\n/memory\n/expire\n/expire {added} tomorrow\n"
+    with scripted(step_reply(answer="Hello.")):
+        said = [json.loads(line) for line in chat(ends, where, "--json").stdout.splitlines()]
+    assert said[0]["ends"]["expires_at"] == "2001-01-01T00:00:00.000000+00:00"
+    assert said[1] == {"expired": [{"id": added, "content": "The code is 1234."}]}
+    assert said[2] == {"memories": []}
+    assert [one["content"] for one in said[3]["undone"]] == ["The code is 1234."]
+    assert [one["id"] for one in said[4]["memories"]] == [added]
+    assert "say /expire ID" in said[5]["error"]
+    assert "a time with a zone" in said[6]["error"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import agemem, refused
 
+from agemem_dspy.memory import LongTermMemory
+
 HOLD = """
 import sys, portalocker
 with open(sys.argv[1], "w") as file:
@@ -91,8 +93,9 @@ def test_an_unknown_id_removes_nothing(capsys: pytest.CaptureFixture[str], tmp_p
 def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "out" / "ana.jsonl"
     vegan = "Ana is vegan."
-    for text, label in ((vegan, "a=1"), (vegan, "a=1"), (vegan, "a=2"), ("Ü\u2028", "b=x")):
-        agemem(capsys, "memory", "add", text, "--where", here, "--label", label)
+    with LongTermMemory.open(here) as store:  # the command would refuse the second one
+        for text, labels in ((vegan, {"a": 1}), (vegan, {"a": 1}), (vegan, {"a": 2}), ("Ü\u2028", {"b": "x"})):
+            store.add(text, labels)
     exported = agemem(capsys, "memory", "export", file, "--where", here, "--json")
     assert exported.json["count"] == len(file.read_text("utf-8").rstrip("\n").split("\n")) - 1 == 4
 
