@@ -18,7 +18,7 @@ from agemem_dspy.memory import HashEmbedder, LongTermMemory, NewMemory
 from agemem_dspy.types import Entry, Version
 
 EMBEDDER = HashEmbedder(64)
-COUNT = 3_000
+COUNT = 2_000
 AT = "2026-01-31T12:00:00.000000+00:00"
 
 
@@ -69,11 +69,11 @@ def test_an_import_that_was_killed_ends_with_the_same_store(tmp_path: Path) -> N
 class Endless(InMemoryStore):
     """As many entries as are asked for, made one by one."""
 
-    count_of_them = 4_000
+    count_of_them = 2_000
 
     def entries(self) -> Iterator[Entry]:
         for number in range(self.count_of_them):
-            version = Version(change="add", content=f"{number} " + "x" * 4_000, at=AT)
+            version = Version(change="add", content=f"{number} " + "x" * 16_000, at=AT)
             yield Entry(id=str(uuid.UUID(int=number, version=4)), versions=(version,))
 
 
