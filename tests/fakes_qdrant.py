@@ -37,7 +37,11 @@ def _query(client: QdrantClient, name: str, body: dict[str, Any]) -> list[models
 def _scroll(client: QdrantClient, name: str, body: dict[str, Any]) -> dict[str, Any]:
     request = models.ScrollRequest(**body)
     points, offset = client.scroll(
-        name, scroll_filter=request.filter, limit=request.limit or 10, offset=request.offset, with_payload=True
+        name,
+        scroll_filter=request.filter,
+        limit=request.limit or 10,
+        offset=request.offset,
+        with_payload=request.with_payload or False,
     )
     return {"points": points, "next_page_offset": offset}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agemem_dspy.cli.memory_file import missing_rows, read_export, take_over, write_export
+from agemem_dspy.cli.memory_file import Lacking, in_batches, read_export, take_over, write_export
 from agemem_dspy.cli.output import JsonFlag, Output, keeping, output
 from agemem_dspy.errors import MemoryQuarantined, MemoryRejected, MemoryStoreError
 from agemem_dspy.types import Provenance
@@ -241,9 +241,9 @@ def export_memories(
     embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write every memory of a user to a file, with its history, one JSON object a line; forgotten ones come last.
+    """Write every memory of a user to a file, with its history, one JSON object a line; what was forgotten too.
 
-    The last line has the SHA-256 of the lines before it, which an import checks.
+    Every line has a checksum, and the last one that of all lines before it, which an import checks.
     """
     with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         count = write_export(store, file)
@@ -259,28 +259,34 @@ def import_memories(
     embedder: EmbedderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Add the memories of a file that are not there yet; importing twice adds nothing.
+    """Add the memories of a file that are not there yet; importing twice adds nothing, and one that was cut goes on.
 
     Entries of an export keep their ids and histories. A line is skipped when its id is known here, forgotten entries
     included, or when an entry has the same content, type and labels. What looks like an order to the agent goes into
     quarantine, what is too large is refused.
     """
     with output(as_json) as out:
-        rows = read_export(file)
+        for _ in read_export(file):  # a bad line stops the import before anything is made or added
+            pass
         with open_memory(where, user, embedder, create=True) as store:
-            new = missing_rows(rows, [*store.all(), *store.removed()])
+            lacking = Lacking(store, read_export(file))
             ids: dict[str, str] = {}
-            set_aside, refused = 0, []
+            new, set_aside, refused = 0, 0, []
             kept = f"what was added is kept in {where}; the same command adds the rest"
             with keeping(kept), out.progress() as bar:
-                for row in bar.track(new, description="importing"):
-                    try:
-                        ids[row.id] = take_over(store, row)
-                    except MemoryQuarantined as found:
-                        ids[row.id], set_aside = found.id, set_aside + 1
-                    except MemoryRejected as found:
-                        refused.append({"id": row.id, "error": str(found)})
-        added, skipped = len(new) - len(refused), len(rows) - len(new)
+                task = bar.add_task("importing", total=lacking.count)
+                rows = lacking.among(bar.track(read_export(file), task_id=task))
+                for batch in in_batches(rows):
+                    store.embedder.embed([row.content for row in batch])  # one call; `insert` finds them cached
+                    for row in batch:
+                        new += 1
+                        try:
+                            ids[row.id] = take_over(store, row)
+                        except MemoryQuarantined as found:
+                            ids[row.id], set_aside = found.id, set_aside + 1
+                        except MemoryRejected as found:
+                            refused.append({"id": row.id, "error": str(found)})
+        added, skipped = new - len(refused), lacking.count - new
         out.say(f"added {added} memories, skipped {skipped} that were there")
         if set_aside:
             out.note(f"{set_aside} of them are in quarantine: see 'agemem memory quarantine list'")

@@ -1,15 +1,21 @@
-"""Memories as a JSONL file: written with their histories and a checksum, read back checked."""
+"""Memories as a JSONL file: written and read line by line, with their histories and checksums.
+
+A line has an entry and `sum`, the beginning of the SHA-256 of the rest of it, which names a damaged line; the last line
+has the number of entries and the SHA-256 of all lines before it, which tells a file that was cut. Of a store or a file
+of any size no more than a batch of entries is in memory, and an id with a digest of each.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +24,11 @@ from agemem_dspy.errors import DataError, MemoryExists, MemoryNotFound, MemorySt
 
 if TYPE_CHECKING:
     from agemem_dspy.memory.long_term import LongTermMemory
-    from agemem_dspy.types import Memory, Version
+    from agemem_dspy.types import Entry, Version
+
+_END = {"count", "sha256"}  # the keys of the last line
+_BATCH = 128
+_SUM = 16  # hex digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +43,29 @@ class ExportedMemory:
 
 
 def write_export(store: LongTermMemory, file: Path) -> int:
-    """Write every entry of a user, forgotten ones last, and a line with the checksum; return how many entries.
+    """Write every entry of a user in insertion order, forgotten ones too, and a last line; return how many entries.
 
     Raises:
         RunError: the file cannot be written; one that was there stays.
     """
-    memories = [*store.all(), *store.removed()]
-    rows = [
-        {**asdict(memory), "versions": [asdict(version) for version in store.history(memory.id)]} for memory in memories
-    ]
-    for row in rows:
-        del row["score"], row["provenance"]  # of a search, and in the last version
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    text += json.dumps({"count": len(rows), "sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n"
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
+    digest, count = hashlib.sha256(), 0
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        with unfinished.open("w", encoding="utf-8", newline="\n") as lines:
+            for entry in store.entries():
+                line = _line(_row(entry))
+                digest.update(line.encode())
+                lines.write(line)
+                count += 1
+            lines.write(json.dumps({"count": count, "sha256": digest.hexdigest()}) + "\n")
         unfinished.replace(file)
     except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
+    finally:
         with contextlib.suppress(OSError):  # the first failure is the one to tell
             unfinished.unlink(missing_ok=True)
-        raise RunError(f"cannot write {file}: {error.strerror or error}; choose another file") from error
-    return len(memories)
+    return count
 
 
 def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
@@ -79,29 +89,27 @@ def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
     return new
 
 
-def read_export(file: Path) -> list[ExportedMemory]:
-    """Read and check a whole export, so that a bad line stops the import before anything is added.
+def read_export(file: Path) -> Iterator[ExportedMemory]:
+    """Yield the lines of an export, each checked; a missing end or a wrong checksum is found with the last one.
 
     Raises:
-        DataError: the file is missing, or a line is malformed; names the line.
+        DataError: the file is missing, or a line is malformed or damaged; names the line.
     """
-    from agemem_dspy.data.files import read_text
-
-    rows: list[ExportedMemory] = []
-    if file.is_file() and not file.stat().st_size:
-        return rows
-    before, complete = "", False
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    digest, count, exported, complete, number = hashlib.sha256(), 0, False, False, 0
+    for number, line in enumerate(_lines(file), start=1):
         if line.strip():
+            if complete:
+                raise DataError(f"{file}:{number}: there is more after the end of the export; import each file alone")
             try:
                 raw = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}:{number}: not JSON ({error}); expected one JSON object a line") from error
-            if isinstance(raw, dict) and set(raw) == {"count", "sha256"}:
-                if hashlib.sha256(before.encode()).hexdigest() != raw["sha256"] or len(rows) != raw["count"]:
+            if isinstance(raw, dict) and set(raw) == _END:
+                if digest.hexdigest() != raw["sha256"] or count != raw["count"]:
                     raise DataError(
-                        f"{file}:{number}: the lines before are not those that were exported; export again or, if they "
-                        "were changed on purpose, remove this line and `versions` from the others"
+                        f"{file}:{number}: the lines before are not those that were exported, {raw['count']} of them; "
+                        "export again or, if they were changed on purpose, remove this line, and `versions` and `sum` "
+                        "from the others"
                     )
                 complete = True
             elif not isinstance(raw, dict) or "content" not in raw:
@@ -110,13 +118,24 @@ def read_export(file: Path) -> list[ExportedMemory]:
                 )
             else:
                 try:
-                    rows.append(exported_memory(raw))
-                except (MemoryStoreError, TypeError) as error:
+                    damaged = "sum" in raw and _line(raw) != line.removesuffix("\n") + "\n"
+                    memory = exported_memory(raw)
+                except (MemoryStoreError, TypeError, RecursionError) as error:
                     raise DataError(f"{file}:{number}: {error}") from error
-        before += line + "\n"
-    if not complete and any(row.versions for row in rows):
-        raise DataError(f"{file}: the last line of the export, with its checksum, is missing; export again")
-    return rows
+                if damaged:
+                    raise DataError(
+                        f"{file}:{number}: the line is damaged, it is not what was exported; export again or, if it "
+                        "was changed on purpose, remove `versions` and `sum` from it, and the last line"
+                    )
+                yield memory
+                count += 1
+                exported = exported or bool(raw.get("versions"))
+        digest.update(line.encode())
+    if exported and not complete:
+        raise DataError(
+            f"{file}:{number}: the last line of the export, with its checksum, is missing: the file was cut here; "
+            "export again"
+        )
 
 
 def exported_memory(raw: Mapping[str, Any]) -> ExportedMemory:
@@ -139,23 +158,83 @@ def exported_memory(raw: Mapping[str, Any]) -> ExportedMemory:
     )
 
 
-def missing_rows(rows: Sequence[ExportedMemory], there: Sequence[Memory]) -> list[ExportedMemory]:
-    """Return the rows that a store lacks; two equal rows need two equal entries."""
-    known = {memory.id: memory for memory in there}
-    unclaimed = Counter(_fingerprint(memory) for memory in there)
-    for row in rows:
-        if row.id in known:
-            unclaimed[_fingerprint(known[row.id])] -= 1
-    missing = []
-    for row in rows:
-        if row.id in known:
-            continue
-        if unclaimed[_fingerprint(row)] > 0:
-            unclaimed[_fingerprint(row)] -= 1
-        else:
-            missing.append(row)
-    return missing
+class Lacking:
+    """Tells which lines of an export a store lacks; two equal lines need two equal entries.
+
+    A line is there when its id is, or else when an equal entry is there that no other line names.
+    """
+
+    def __init__(self, store: LongTermMemory, rows: Iterable[ExportedMemory]) -> None:
+        """Look through a store, and through all lines once."""
+        self._known: dict[str, bytes] = {
+            entry.id: _fingerprint(entry.versions[-1].content, entry.memory_type, entry.versions[-1].metadata)
+            for entry in store.entries()
+        }
+        self._unclaimed = Counter(self._known.values())
+        self.count = 0
+        for row in rows:
+            self.count += 1
+            if row.id in self._known:
+                self._unclaimed[self._known[row.id]] -= 1
+
+    def among(self, rows: Iterable[ExportedMemory]) -> Iterator[ExportedMemory]:
+        """Yield the lines that are not there, once through all of them."""
+        for row in rows:
+            if row.id in self._known:
+                continue
+            one = _fingerprint(row.content, row.memory_type, row.metadata)
+            if self._unclaimed[one] > 0:
+                self._unclaimed[one] -= 1
+            else:
+                yield row
 
 
-def _fingerprint(memory: Memory | ExportedMemory) -> str:
-    return json.dumps([memory.content, memory.memory_type, dict(memory.metadata)], sort_keys=True)
+def in_batches(rows: Iterable[ExportedMemory]) -> Iterator[list[ExportedMemory]]:
+    """Yield lines in lists that are embedded in one call."""
+    remaining = iter(rows)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+        yield batch
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a file with their ends, by newlines alone.
+
+    Raises:
+        DataError: it is missing, unreadable or not UTF-8; names the line.
+    """
+    number = 0
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; check the path") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); give the path of a readable file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}:{number}: not UTF-8 text (byte {error.start} of the line)") from error
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    first, last = entry.versions[0], entry.versions[-1]
+    return {
+        "id": entry.id,
+        "content": last.content,
+        "metadata": last.metadata,
+        "memory_type": entry.memory_type,
+        "created_at": first.at,
+        "updated_at": last.at,
+        "expires_at": last.expires_at,
+        "versions": [asdict(version) for version in entry.versions],
+    }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Return a row as a line, with its checksum."""
+    text = json.dumps({key: value for key, value in row.items() if key != "sum"}, ensure_ascii=False)
+    return f'{text[:-1]}, "sum": "{hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_SUM]}"}}\n'
+
+
+def _fingerprint(content: str, memory_type: str, metadata: Mapping[str, Any]) -> bytes:
+    text = json.dumps([content, memory_type, dict(metadata)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -44,7 +44,7 @@ def refuse_repeated(contents: Sequence[str]) -> None:
     seen: set[str] = set()
     for content in contents:
         if content in seen:
-            raise duplicate(content)
+            raise duplicate(content, "is given twice: give it once")
         seen.add(content)
 
 
@@ -55,11 +55,10 @@ def refuse_stored(points: PointStore, user_id: str, contents: Sequence[str]) -> 
         found = points.scroll(live_entries_of(user_id, Either(labels)))
         if found:
             one, payload = min(found, key=lambda record: record[1]["seq"])
-            raise duplicate(payload["content"], id_text(one))
+            raise duplicate(payload["content"], f"is there already, as {id_text(one)}: update that one", id_text(one))
 
 
-def duplicate(content: str, memory_id: str | None = None) -> MemoryDuplicate:
-    """Return the error for a content that an entry has or, without an id, another one of the same call."""
+def duplicate(content: str, why: str, memory_id: str | None = None) -> MemoryDuplicate:
+    """Return the error for a content that an entry has, or that is being added elsewhere."""
     shown = repr(content if len(content) <= 80 else f"{content[:79]}…")
-    why = f"is there already, as {memory_id}: update that one" if memory_id else "is given twice: give it once"
     return MemoryDuplicate(f"The memory {shown} {why}. Nothing was added.", memory_id)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from agemem_dspy.errors import MemoryStoreError
+from agemem_dspy.memory.additions import duplicate
 from agemem_dspy.memory.folder import POINTS, check_manifest, lock_folder, write_manifest
 from agemem_dspy.memory.point_store import PointStore
 from agemem_dspy.memory.points import PREFIX, collection_name
@@ -48,6 +49,8 @@ class Connection:
         self._users = 1
         self._last_tick = 0
         self._tick_lock = threading.Lock()
+        self._adding: set[tuple[str, str]] = set()  # what only one call may add at a time
+        self._adding_lock = threading.Lock()
         self._write_lock: AbstractContextManager[object] = nullcontext() if self.is_server else threading.RLock()
 
     @classmethod
@@ -164,6 +167,24 @@ class Connection:
         """Make every later `tick` greater than this one, even if the clock was set back."""
         with self._tick_lock:
             self._last_tick = max(self._last_tick, tick)
+
+    @contextmanager
+    def adding(self, user_id: str, contents: Sequence[str]) -> Iterator[None]:
+        """Keep these contents from being added by another call meanwhile; there is nothing to wait for.
+
+        Raises:
+            MemoryDuplicate: another call is adding one of them.
+        """
+        wanted = {(user_id, content) for content in contents}
+        with self._adding_lock:
+            for _, content in wanted & self._adding:
+                raise duplicate(content, "is being added by another call")
+            self._adding |= wanted
+        try:
+            yield
+        finally:
+            with self._adding_lock:
+                self._adding -= wanted
 
     def exclusive(self) -> AbstractContextManager[object]:
         """Return a lock that makes the calls of a change one, while others read (a server has no such thing)."""

@@ -40,8 +40,11 @@ class DictionaryPoints(PointStore):
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.RLock()
 
-    def scroll(self, condition: Condition) -> list[Record]:
-        return [(one, json.loads(entry.text)) for one, entry in self._under(condition)]
+    def scroll(self, condition: Condition, keys: Sequence[str] | None = None) -> list[Record]:
+        found = self._under(condition)
+        if keys is not None:
+            return [(one, {key: entry.payload[key] for key in keys}) for one, entry in found]
+        return [(one, json.loads(entry.text)) for one, entry in found]
 
     def fetch(self, ids: Sequence[PointId], condition: Condition) -> list[Record]:
         with self._lock:

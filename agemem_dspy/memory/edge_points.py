@@ -77,8 +77,9 @@ class EdgePoints(PointStore):
         self._changed = threading.Condition()
         self._flusher: threading.Thread | None = None
 
-    def scroll(self, condition: Condition) -> list[Record]:
-        request = edge.ScrollRequest(limit=_ALL, filter=_filter(condition), with_payload=True)
+    def scroll(self, condition: Condition, keys: Sequence[str] | None = None) -> list[Record]:
+        payload: Any = True if keys is None else list(keys)
+        request = edge.ScrollRequest(limit=_ALL, filter=_filter(condition), with_payload=payload)
         page, _ = self._read(lambda: self._shard.scroll(request))
         return [(str(record.id), record.payload or {}) for record in page]
 

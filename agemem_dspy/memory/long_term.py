@@ -144,8 +144,8 @@ class LongTermMemory(ABC):
         Beyond 500 entries there are several writes: a process that dies in their midst leaves the first ones.
 
         Args:
-            unique: refuse them if an entry in sight, or another one of them, has a content of theirs. No thread of
-                this process can come in between; on a server, another process can.
+            unique: refuse them if an entry in sight, or another one of them, has a content of theirs. No other
+                addition of this process can come in between; what else writes to a server can.
 
         Raises:
             MemoryDuplicate: as for `add`.

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from agemem_dspy.memory.conditions import Condition, PointId
 
+_Item = TypeVar("_Item")
 CHUNK = 500  # entries written at once: about 1 MB of a log, 4 MB of a request
 MEANING, WORDS = "meaning", "words"  # the vectors of a point
 TENANT, KEYWORD, INTEGER, DATETIME = "tenant", "keyword", "integer", "datetime"
@@ -54,9 +55,9 @@ class Ranking:
     words: Mapping[int, float] | None = None
 
 
-def in_chunks(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
-    """Yield points in lists of `size`, the last one shorter; each is made when it is asked for."""
-    remaining = iter(points)
+def in_chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Yield items in lists of `size`, the last one shorter; each is taken when it is asked for."""
+    remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk
 
@@ -70,8 +71,8 @@ class PointStore(Protocol):
     is_server: bool
     """Whether other processes may write too, and every call is a journey."""
 
-    def scroll(self, condition: Condition) -> list[Record]:
-        """Return all entries that meet the condition, in no order."""
+    def scroll(self, condition: Condition, keys: Sequence[str] | None = None) -> list[Record]:
+        """Return all entries that meet the condition, in no order; with `keys`, only these of their payloads."""
         ...
 
     def fetch(self, ids: Sequence[PointId], condition: Condition) -> list[Record]:

@@ -53,7 +53,7 @@ from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
-from agemem_dspy.memory.point_store import Point, PointStore, Record
+from agemem_dspy.memory.point_store import CHUNK, Point, PointStore, Record, in_chunks
 from agemem_dspy.memory.points import memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.memory.reranking import Reranking
@@ -124,7 +124,7 @@ class QdrantMemory(LongTermMemory):
             str(uuid.uuid4()): payload_of(self._user_id, kind, connection.tick(), [version]) for version, kind in first
         }
         made = (_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
-        with connection.exclusive() if unique else contextlib.nullcontext():
+        with connection.adding(self._user_id, contents) if unique else contextlib.nullcontext():
             if unique:
                 refuse_stored(points, self._user_id, contents)
             points.insert(made)
@@ -187,12 +187,15 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def entries(self) -> Iterator[Entry]:
-        for one, payload in self._records(self._mine()):
-            yield Entry(id=id_text(one), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
+        points, mine = self._points(), self._mine()
+        order = {id_text(one): payload["seq"] for one, payload in points.scroll(mine, ["seq"])}
+        for batch in in_chunks(sorted(order, key=order.__getitem__), CHUNK):  # contents are read as they are asked for
+            for one, payload in sorted(points.fetch(batch, mine), key=lambda record: order[id_text(record[0])]):
+                yield Entry(id=id_text(one), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
 
     @override
     def users(self) -> list[str]:
-        return sorted({payload["user_id"] for _, payload in self._points().scroll(Condition())})
+        return sorted({payload["user_id"] for _, payload in self._points().scroll(Condition(), ["user_id"])})
 
     @override
     def undo(self, id: str, *, changes: int = 1, by: Mapping[str, Any] | None = None) -> Memory | None:

@@ -85,14 +85,14 @@ class ServerPoints(PointStore):
         if not self._call(lambda client: client.collection_exists(collection)):
             self._create(dimension)
 
-    def scroll(self, condition: Condition) -> list[Record]:
-        wanted = _filter(condition)
+    def scroll(self, condition: Condition, keys: Sequence[str] | None = None) -> list[Record]:
+        wanted, payload = _filter(condition), True if keys is None else list(keys)
         records: list[Record] = []
         offset: Any = None
         while True:
             page, offset = self._call(
                 lambda client, start=offset: client.scroll(  # type: ignore[misc]
-                    self._collection, scroll_filter=wanted, limit=_PAGE, offset=start, with_payload=True
+                    self._collection, scroll_filter=wanted, limit=_PAGE, offset=start, with_payload=payload
                 )
             )
             records.extend((str(record.id), record.payload or {}) for record in page)

@@ -345,7 +345,7 @@ def test_any_file_is_imported_or_refused(tmp_path: Path, rows: list[Any], tail: 
     lines = [json.dumps(row) for row in rows]
     file.write_text("\n".join([*lines, tail]), encoding="utf-8")
     try:
-        found = read_export(file)
+        found = list(read_export(file))
     except DataError:
         return
     with GuardedMemory(InMemoryStore(EMBEDDER)) as store:

@@ -157,15 +157,20 @@ def test_an_export_that_was_cut_or_changed_is_refused(capsys: pytest.CaptureFixt
         agemem(capsys, "memory", "add", text, "--where", here)
     agemem(capsys, "memory", "export", file, "--where", here)
     lines = file.read_text("utf-8").splitlines(keepends=True)
-    for changed in (lines[1:], [lines[0].replace("Lyon", "Rome"), *lines[1:]]):
-        file.write_text("".join(changed), encoding="utf-8")
+    whole = "".join(lines)
+    cases = [
+        ("".join(lines[1:]), 2, "the lines before are not those that were exported"),
+        (lines[1] + lines[0] + lines[2], 3, "the lines before are not those that were exported"),
+        (lines[0] + lines[1].replace("fish", "dish", 1) + lines[2], 2, "the line is damaged"),
+        ("".join(lines[:-1]), 2, "the last line of the export, with its checksum, is missing"),
+        (whole[: len(lines[0]) + 40], 2, "not JSON"),
+        (whole + whole, 4, "there is more after the end of the export"),
+    ]
+    for text, line, words in cases:
+        file.write_text(text, encoding="utf-8")
         said = refused(agemem(capsys, "memory", "import", file, "--where", there))
-        assert f"{file}:{len(changed)}: the lines before are not those that were exported" in said
+        assert f"{file}:{line}: {words}" in said
         assert not there.exists()
-    file.write_text("".join(lines[:-1]), encoding="utf-8")
-    assert "the last line of the export, with its checksum, is missing" in refused(
-        agemem(capsys, "memory", "import", file, "--where", there)
-    )
 
 
 def test_what_looks_like_an_order_is_imported_into_quarantine_and_can_be_released(
