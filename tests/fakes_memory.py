@@ -68,8 +68,8 @@ class InMemoryStore(LongTermMemory):
         with self._lock:
             there = {memory.content: memory.id for memory in reversed(self.all())} if unique else {}
             for memory, _ in new:
-                if memory.content in there:
-                    raise duplicate(memory.content, f"is there already, as {there[memory.content]}", there[memory.content])
+                if (known := there.get(memory.content)) is not None:
+                    raise duplicate(memory.content, f"is there already, as {known}", known)
             return [self._append(memory, [], first) for memory, first in new]
 
     def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
