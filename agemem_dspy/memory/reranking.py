@@ -10,6 +10,7 @@ from typing import Protocol
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError
 from agemem_dspy.memory.checks import MAX_TOP_K, SearchMode
 from agemem_dspy.memory.embedder import embed_checked
+from agemem_dspy.memory.event_loop import off_loop
 from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.types import Embedder, Memory
 
@@ -71,7 +72,8 @@ class Reranking:
         """
         if len(candidates) < 2 or (self.reranker is None and not self.diversity):
             return list(candidates[:top_k])
-        relevance = self._scores(query, candidates) if self.reranker else _relevance(query, candidates, mode)
+        reranker = self.reranker
+        relevance = self._scores(reranker, query, candidates) if reranker else _relevance(query, candidates, mode)
         if not self.diversity:
             order = sorted(range(len(candidates)), key=lambda place: -relevance[place])
             return [candidates[place] for place in order[:top_k]]
@@ -89,10 +91,11 @@ class Reranking:
             chosen.append(candidates[place])
         return chosen
 
-    def _scores(self, query: str, candidates: Sequence[Memory]) -> list[float]:
-        name = getattr(self.reranker, "__name__", type(self.reranker).__name__)
+    def _scores(self, reranker: Reranker, query: str, candidates: Sequence[Memory]) -> list[float]:
+        name = getattr(reranker, "__name__", type(reranker).__name__)
         try:
-            scores = [float(score) for score in self.reranker(query, list(candidates))]  # type: ignore[misc]
+            given = off_loop(reranker, query, list(candidates))
+            scores = [float(score) for score in given]
         except Exception as error:
             raise MemoryStoreError(f"The reranker {name} failed: {type(error).__name__}: {error}.") from error
         if len(scores) != len(candidates) or not all(map(math.isfinite, scores)):
