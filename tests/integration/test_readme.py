@@ -99,7 +99,8 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
 
 def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, Any] = {"am": am}
-    changes, filters, embedders, safety = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    changes, filters, awaited, embedders, safety = blocks("python", page)
     try:
         exec(compile(changes, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
@@ -107,6 +108,8 @@ def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monke
         exec(compile(filters, "memory.md", "exec"), scope)
         assert [found.content for found in scope["cheap"]] == ["Hotel Artemide"]
         assert len(scope["recent"]) == 3
+        exec(compile(awaited, "memory.md", "exec"), scope)
+        assert scope["found"][0].content == "seat: by the window"
         exec(compile(safety, "memory.md", "exec"), scope)
         assert [one.content for one in scope["guarded"].all()][-1] == "wifi password: [password]"
         assert scope["waiting"].reason == "it revokes instructions"
