@@ -154,23 +154,27 @@ def at_once(folder: Path, threads: int, entries: int) -> Counter[str]:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="0: none")
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--entries", type=int, default=100_000, help="of the threads together")
+    parser.add_argument("--entries", type=int, default=100_000, help="of the threads together; 0: none")
     parser.add_argument("--where", type=Path, help="a folder for the stores; a temporary one when left out")
     arguments = parser.parse_args()
     table = Table(title="long-term memory in a folder, under faults")
     for column in ("", "count"):
         table.add_column(column, justify="right" if column else "left")
     with tempfile.TemporaryDirectory(dir=arguments.where) as place:
-        for name, counts in (
-            (f"{arguments.kills} killed writers", killed(Path(place) / "killed", arguments.kills)),
-            (f"{arguments.threads} threads", at_once(Path(place) / "threads", arguments.threads, arguments.entries)),
-        ):
-            table.add_row(f"[bold]{name}[/bold]", "")
-            for what, count in counts.items():
-                table.add_row(f"  {what}", f"{count:,}")
-            table.add_section()
+        parts = {}
+        if arguments.kills:
+            parts[f"{arguments.kills} kills"] = killed(Path(place) / "killed", arguments.kills)
+        if arguments.entries:
+            parts[f"{arguments.threads} threads"] = at_once(
+                Path(place) / "threads", arguments.threads, arguments.entries
+            )
+    for name, counts in parts.items():
+        table.add_row(f"[bold]{name}[/bold]", "")
+        for what, count in counts.items():
+            table.add_row(f"  {what}", f"{count:,}")
+        table.add_section()
     Console().print(table)
 
 

@@ -37,6 +37,7 @@ TARGETS = (
     "targets: dense <= 1 ms with 10,000 entries, 3 ms with 100,000; overhead <= 25 %; add <= 0.2 ms, "
     "add_many >= 5,000 /s; open < 1 s"
 )
+WIDTH = 140  # of the printed tables, in a pipe too
 SINGLE, CALLS = 100, 200  # entries added one by one, and calls of everything else
 
 
@@ -89,14 +90,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, nargs="*", default=[1000, 10_000, 100_000])
     parser.add_argument("--users", type=int, nargs="+", default=[10, 1], help="among how many users they are divided")
-    parser.add_argument("--rivals", action="store_true", help="then side by side with other memories, 10,000 entries")
+    parser.add_argument(
+        "--rivals",
+        type=int,
+        nargs="?",
+        const=10_000,
+        help="then side by side with other memories, with so many entries",
+    )
     parser.add_argument("--where", type=Path, help="a folder for the stores; a temporary one when left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.where) as folder:
         if arguments.entries:
-            Console().print(sizes(Path(folder) / "sizes", arguments.entries, arguments.users))
+            Console(width=WIDTH).print(sizes(Path(folder) / "sizes", arguments.entries, arguments.users))
         if arguments.rivals:
-            Console().print(rivals(Path(folder) / "rivals", 10_000, arguments.users[0]))
+            Console(width=WIDTH).print(rivals(Path(folder) / "rivals", arguments.rivals, arguments.users[0]))
 
 
 def sizes(folder: Path, entries: Sequence[int], users: Sequence[int]) -> Table:
