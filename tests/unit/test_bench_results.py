@@ -199,7 +199,7 @@ def test_a_judge_that_fails_is_no_score_and_keeps_what_it_scored(tmp_path: Path)
     replies = iter([scored("x"), scored("entries"), ZeroDivisionError("broken")])
     lm, file = scripted_lm(lambda prompt: next(replies)), tmp_path / "scores.jsonl"
     rows = [ROWS[0], {**ROWS[0], "id": "b"}]
-    with pytest.raises(RewardError, match="judge JudgeAnswer failed"):
+    with pytest.raises(RewardError, match="judge JudgeAnswer of .* failed"):
         RowJudge(lm, threads=1).judge(rows, EXAMPLES, file)
     assert [json.loads(line)["id"] for line in file.read_text("utf-8").splitlines()] == ["a"]
 
