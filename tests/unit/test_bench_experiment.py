@@ -91,6 +91,7 @@ def test_an_experiment_can_be_narrowed() -> None:
         ('control = "shuffled"', 'tools = "long-term"', r"methods\[another's\]: tools: the method rag has no choice"),
         ('control = "shuffled"', "options = { top = 3 }", "the method rag takes no 'top'; it takes top_k"),
         ('control = "shuffled"', 'phases = ["warm_start"]', "nobody demonstrates the method rag; it takes grpo alone"),
+        ('method = "rag"', 'method = "mem0-package"\nphases = ["grpo"]', "cannot be saved .*; train mem0"),
         ('control = "shuffled"', 'weights = "answer_only"', "weights: they are for training"),
         ('control = "shuffled"', "play = { max_rounds = 2 }", "play: the method rag has no such attributes"),
         ("filter_threshold = 0.4", "threshold = 0.4", r"methods\[\+RL\].play.threshold"),
@@ -133,7 +134,7 @@ def test_what_seeds_cannot_change_is_played_once() -> None:
 
 def test_the_rewards_judge_is_the_experiments(tmp_path: Path) -> None:
     methods = [{"name": "base", "method": "agemem", "phases": ["grpo"], "weights": "answer_only"}]
-    for judge, judges in ((None, {}), ("openai/gpt-4o-mini", {"answer_judge": "JudgeAnswer"})):
+    for judge, judges in ((None, {}), ("openai/gpt-4o-mini", {"answer_judge": "JudgeAnswer of openai/gpt-4o-mini"})):
         made = experiment(methods=methods, train="assistant:train", reward_judge=judge)
         told = Bench(made, tmp_path / "run").metric(made.methods[0]).describe()
         assert (told["judges"], told["weights"]["task"]) == (judges, 1.0)
