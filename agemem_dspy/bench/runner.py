@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, World, slug
+from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, Phase, World, slug
 from agemem_dspy.bench.folder import BenchFolder, cells_of
 from agemem_dspy.bench.judging import RowJudge, judged_folder
 from agemem_dspy.data import load_dataset
@@ -184,11 +184,18 @@ class Bench:
         return compiled
 
     def taught_as(self, method: Contestant) -> str:
-        """Name the first contestant that is compiled the same way; they share the phases that both have."""
+        """Name the first of the contestants that share its training: compiled the same way, in the same phases so far.
+
+        Two share when the phases of one begin with those of the other; what goes on in two ways is trained twice.
+        """
         same = {"name", "phases", "play", "control", "published"}
         taught = method.model_dump(exclude=same)
-        compiled = [one for one in self.experiment.methods if one.phases]
-        return next(one.name for one in compiled if one.model_dump(exclude=same) == taught)
+        alike = [one for one in self.experiment.methods if one.phases and one.model_dump(exclude=same) == taught]
+
+        def whole(one: Contestant) -> tuple[Phase, ...]:
+            return max((other.phases for other in alike if other.phases[: len(one.phases)] == one.phases), key=len)
+
+        return next(one.name for one in alike if whole(one) == whole(method))
 
     def _model(self, seed: int) -> ChosenModel:
         """Return the model that plays with a seed; a tiny one is made when it is not there yet."""

@@ -160,6 +160,31 @@ def test_a_turn_has_the_experiments_rounds_for_every_method_that_has_turns(tmp_p
     assert [getattr(one, "agent", one).max_rounds for one in programs] == [2, 2, 4]
 
 
+def test_contestants_share_a_training_folder_where_one_goes_on_from_the_other(tmp_path: Path) -> None:
+    phases = {
+        "base": (),
+        "prompts": ("prompts",),
+        "all": ("prompts", "warm_start", "grpo"),
+        "no warm start": ("prompts", "grpo"),
+        "grpo": ("grpo",),
+        "warm": ("warm_start",),
+        "warm and grpo": ("warm_start", "grpo"),
+    }
+    methods = [{"name": name, "method": "agemem", "phases": own} for name, own in phases.items()]
+    methods.append({"name": "by answers", "method": "agemem", "phases": ("warm_start",), "weights": "answer_only"})
+    made = experiment(methods=methods, train="assistant:train")
+    bench = Bench(made, tmp_path / "run")
+    assert {one.name: bench.taught_as(one) for one in made.methods if one.phases} == {
+        "prompts": "prompts",
+        "all": "prompts",
+        "no warm start": "no warm start",
+        "grpo": "grpo",
+        "warm": "warm",
+        "warm and grpo": "warm",
+        "by answers": "by answers",
+    }
+
+
 def test_slugs_are_file_names() -> None:
     assert [slug(text) for text in ("+LT/ST/RL", "control: gold", "///")] == ["+LT-ST-RL", "control-gold", "unnamed"]
 
