@@ -37,6 +37,7 @@ def test_a_row_gets_hotpotqas_scores_and_a_column_for_every_tool() -> None:
     assert (row["em"], row["f1"]) == (1.0, 1.0)
     assert (row["calls.add_memory"], row["calls.filter_context"]) == (2, 0)
     assert measured({"prediction": None, "gold": "Rome"})["f1"] == 0.0
+    assert measured({"prediction": {"answer": "Rome"}, "gold": "Rome", "f1": 0.25})["f1"] == 0.25  # as published
     assert not {"em", "f1"} & set(measured({"prediction": None, "gold": None, "success": 1.0}))  # nothing was asked
 
 
