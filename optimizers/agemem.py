@@ -221,8 +221,8 @@ class AgeMemOptimizer(Tracked, Teleprompter):
     ) -> Estimate:
         """Return what `compile` with the same arguments will cost; print it to read it.
 
-        LM calls and tokens are counted on demonstrated examples. For minutes and memory one task is played and one
-        update taken on a local policy, whose result is thrown away.
+        LM calls are counted on demonstrated examples, on a local policy tokens too. For minutes and memory one task is
+        played and one update taken on a local policy, whose result is thrown away.
 
         Raises:
             ConfigurationError: as for `compile`.
