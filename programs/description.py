@@ -49,7 +49,8 @@ def _describe_module(module: Any) -> dict[str, Any]:
         }
     if isinstance(module, Program):
         memory = getattr(module, "_memory", None)
-        described["embedder"] = dump_embedder(getattr(memory or module, "embedder", None))
+        embedder = dump_embedder(getattr(module if memory is None else memory, "embedder", None))
+        described["embedder"] = embedder and embedder["name"]
     if hasattr(module, "adapter"):
         described["adapter"] = describe_adapter(module.adapter or dspy.settings.adapter)
     parts = {name: _parts(value) for name, value in vars(module).items()}
