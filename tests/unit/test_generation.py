@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sampling import generate
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from agemem_dspy.policy.drafts import Phrasebook
-from agemem_dspy.policy.generation import GenerationCounts, Row, generate
+from agemem_dspy.policy.generation import GenerationCounts, Row
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.reuse import PrefixPool
 from agemem_dspy.policy.tiny import tiny_llama
