@@ -12,7 +12,6 @@ There is no pickle in it. `programs.saved` decides what the JSON says.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from agemem_dspy.errors import ConfigurationError, ModelError, RunError
+from agemem_dspy.paths import file_sha256
 
 PROGRAM, REWARD, MANIFEST, CARD = "program.json", "reward.json", "manifest.json", "README.md"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -86,7 +86,7 @@ def write_checkpoint(
             (partial / name).write_bytes(content)
         if write_weights is not None:
             write_weights(partial)
-        files = {path.name: _sha256(path) for path in sorted(partial.iterdir()) if path.name != CARD}
+        files = {path.name: file_sha256(path) for path in sorted(partial.iterdir()) if path.name != CARD}
         (partial / MANIFEST).write_bytes(_encode(MANIFEST, {"format": FORMAT, **manifest, "files": files}))
         for path in partial.iterdir():
             _flush(path)
@@ -115,7 +115,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         path = source / name
         if not path.is_file():
             raise RunError(f"{path} is missing; the copy is incomplete: copy the whole folder again, or save again")
-        if _sha256(path) != digest:
+        if file_sha256(path) != digest:
             kind = ModelError if name in _WEIGHTS else RunError
             raise kind(
                 f"{path} is not the file that was saved (its SHA-256 differs from the one in {MANIFEST}); "
@@ -191,11 +191,6 @@ def _decode(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{path} is not a JSON object; save the program again")
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

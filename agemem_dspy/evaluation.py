@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import dspy
 from agemem_dspy.errors import ConfigurationError, DataError, RunError
 from agemem_dspy.journal import Journal
 from agemem_dspy.policy.recorder import sampling_seed
+from agemem_dspy.programs.description import describe_adapter, describe_lm, describe_program
 from agemem_dspy.progress import progress_rate
 from agemem_dspy.results import EvaluationResult, Interval
 from agemem_dspy.rewards import TrajectoryReward, trajectory_of
@@ -34,7 +34,6 @@ __all__ = ["EvaluationResult", "Interval", "Score", "evaluate"]
 Score = Callable[[Any, str], float]  # of an example and the answer given to it
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_SECRETS = ("api_key", "api_secret", "token", "headers", "extra_headers")
 
 
 def evaluate(
@@ -190,43 +189,18 @@ def _identified(dataset: Sequence[Any]) -> dict[str, Any]:
 
 def _describe_run(program: Any, metric: Callable[..., Any], scores: Mapping[str, Score], seed: int) -> str:
     """Return as canonical JSON what decides an outcome: prompts, settings, LMs, adapter, metric, scores, seed."""
-    modules = program.named_sub_modules() if isinstance(program, dspy.Module) else ()
     described = metric.describe() if isinstance(metric, TrajectoryReward) else _name_of(metric)
     return _canonical(
         {
             "program": _name_of(program),
-            "modules": {path: _describe_module(module) for path, module in modules},
-            "lm": _describe_lm(dspy.settings.lm),
-            "adapter": type(dspy.settings.adapter).__qualname__,
+            "modules": describe_program(program) if isinstance(program, dspy.Module) else {},
+            "lm": describe_lm(dspy.settings.lm),
+            "adapter": describe_adapter(dspy.settings.adapter),
             "metric": described,
             "scores": {name: getattr(score, "name", _name_of(score)) for name, score in scores.items()},
             "seed": seed,
         }
     )
-
-
-def _describe_module(module: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {"type": type(module).__qualname__}
-    if isinstance(module, dspy.Predict):  # its other attributes hold a random stage name and past traces
-        return described | {
-            "signature": module.signature.dump_state(),
-            "types": {field: str(info.annotation) for field, info in module.signature.fields.items()},
-            "config": module.config,
-            "demos": [dict(demo) for demo in module.demos],
-            "lm": _describe_lm(module.lm),
-        }
-    return described | {
-        key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        for key, value in vars(module).items()
-        if not key.startswith("_") and (isinstance(value, str | int | float | bool | tuple) or is_dataclass(value))
-    }
-
-
-def _describe_lm(lm: Any) -> Any:
-    if lm is None:
-        return None
-    options = {key: value for key, value in getattr(lm, "kwargs", {}).items() if key not in _SECRETS}
-    return {"model": getattr(lm, "model", type(lm).__qualname__), "options": options}
 
 
 def _name_of(one: Any) -> str:

@@ -1,7 +1,8 @@
-"""Where things lie on disk: the cache folder, and the links that make three rooms part of the package."""
+"""Files and folders: the cache folder, a file's digest, and the links that make three rooms part of the package."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("agemem-dspy", appauthor=False)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_links(package: str | Path | None = None) -> None:

@@ -62,8 +62,9 @@ class AgeMemOptimizer(Tracked, Teleprompter):
         num_threads: episodes that the default phases play at once.
         track_stats: the returned program carries `detailed_results`, the lines of the default phases' steps by phase;
             of a run that goes on, those since then.
-        log_dir: where each phase's program is saved as soon as it is finished, and `metrics.jsonl` written. What was
-            stopped, whatever stopped it, goes on when it is compiled again: finished phases are read back.
+        log_dir: where each phase's program is saved as soon as it is finished, beside it a metric without judges, and
+            `metrics.jsonl` written. What was stopped, whatever stopped it, goes on when it is compiled again: finished
+            phases are read back.
         resume: False starts anew in a log_dir that has a run.
         on_step: called with a dict for every optimizer step of the default phases.
         on_phase: called with (name, program) when a phase is finished.
@@ -220,8 +221,8 @@ class AgeMemOptimizer(Tracked, Teleprompter):
     ) -> Estimate:
         """Return what `compile` with the same arguments will cost; print it to read it.
 
-        LM calls and tokens are counted on demonstrated examples. For minutes and memory one task is played and one
-        update taken on a local policy, whose result is thrown away.
+        LM calls are counted on demonstrated examples, on a local policy tokens too. For minutes and memory one task is
+        played and one update taken on a local policy, whose result is thrown away.
 
         Raises:
             ConfigurationError: as for `compile`.
@@ -268,7 +269,8 @@ class AgeMemOptimizer(Tracked, Teleprompter):
         compiled = optimizer.compile(program, trainset=trainset, **options)
         if self.log_dir is not None:
             folder = self.log_dir / phase
-            processes.of_first(lambda: save_program(compiled, folder, metric=self.metric, settings=settings))
+            metric = None if self.metric.describe()["judges"] else self.metric  # no folder can hold a judge
+            processes.of_first(lambda: save_program(compiled, folder, metric=metric, settings=settings))
             if not getattr(optimizer, "interrupted", False):
                 done.touch()
         return compiled

@@ -39,7 +39,7 @@ _COUNTED = 8  # examples that are demonstrated to count an episode's calls and t
 class PhaseEstimate:
     """One phase, groups that tie and are played anew not counted.
 
-    None where it cannot be known: another optimizer, the minutes of a remote LM or of TRL.
+    None where it cannot be known: another optimizer, the tokens and minutes of a remote LM, the minutes of TRL.
     """
 
     phase: str

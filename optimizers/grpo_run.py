@@ -17,6 +17,7 @@ from agemem_dspy.errors import TrainingError
 from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.heap import return_freed_memory
+from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.optimizers.monitor import FarmedTerms, describe_groups
 from agemem_dspy.optimizers.resume import PhaseState
 from agemem_dspy.optimizers.step_rollouts import StepRollouts
@@ -58,7 +59,7 @@ class GRPORun:
         self.config, self.metric, self.engine, self.valset, self.report = config, metric, engine, valset, report
         reserved = len(valset) if config.validate_every else 0
         self.rollouts, self.farmed = StepRollouts(config, metric, trainset, reserved=reserved), FarmedTerms()
-        self.lm = student.get_lm()
+        self.lm = program_lm(student)
         self.program = copy.deepcopy(student)
         self.program.set_lm(self.lm)
         self.best, self.best_score = self.program, -math.inf

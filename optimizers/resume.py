@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from agemem_dspy.errors import RunError
 from agemem_dspy.optimizers import processes
+from agemem_dspy.programs.description import describe_program
 
 
 class PhaseState:
@@ -113,8 +114,7 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
 def digest_of(value: Any) -> str:
     """Return a short digest of a program or of examples: what they are made of, not where they are in memory."""
     if isinstance(value, dspy.Module):
-        parts = [settings_of(part) for part in (value, getattr(value, "agent", None)) if part is not None]
-        value = {"settings": parts, "state": value.dump_state()}
+        value = describe_program(value)
     elif isinstance(value, Sequence) and not isinstance(value, str):
         value = [dict(one) if isinstance(one, dspy.Example) else one for one in value]
     text = json.dumps(value, sort_keys=True, default=lambda one: type(one).__qualname__)

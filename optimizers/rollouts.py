@@ -14,6 +14,7 @@ import dspy
 from agemem_dspy.errors import ConfigurationError, RewardError
 from agemem_dspy.optimizers import processes
 from agemem_dspy.optimizers.demonstrator import Demonstrator
+from agemem_dspy.optimizers.local import program_lm
 from agemem_dspy.policy.recorder import sampling_seed
 from agemem_dspy.rewards import TrajectoryReward
 from agemem_dspy.types import Group, Trajectory
@@ -76,13 +77,13 @@ def collect_groups(
     num_threads: int,
     entropy: tuple[int, ...],
 ) -> list[Group]:
-    """Play each example `num_generations` times with the program's own LM; several processes play a share each.
+    """Play each example `num_generations` times with the program's LM; several processes play a share each.
 
     Args:
         entropy: integers that fix the sampling streams: equal entropy and weights, equal rollouts.
     """
     sampler = copy.deepcopy(program)
-    sampler.set_lm(program.get_lm().copy(temperature=temperature, cache=False))
+    sampler.set_lm(program_lm(program).copy(temperature=temperature, cache=False))
 
     def one(item: tuple[int, int]) -> Played:
         task, k = item

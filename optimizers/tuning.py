@@ -92,6 +92,7 @@ class RewardTuner:
 
         Raises:
             RunError: the folder cannot be written, or holds a study of another configuration.
+            KeyboardInterrupt: Ctrl-C, also in training; that trial is played again by the next run.
         """
         processes.refuse_several("a study")
         study = self._open()
@@ -157,6 +158,8 @@ class RewardTuner:
         metric = TrajectoryReward(weights)
         optimizer = StepwiseGRPO(metric, config=self.grpo, trainer=self.trainer, on_step=on_step)
         compiled = optimizer.compile(copy.deepcopy(self.student), trainset=self.trainset)
+        if optimizer.interrupted:  # else half a trial would count
+            raise KeyboardInterrupt
         return evaluate(compiled, self.valset, metric, num_threads=self.grpo.num_threads).mean("answer")
 
 

@@ -18,6 +18,7 @@ from agemem_dspy.memory.short_term import ShortTermMemory, approximate_tokens
 from agemem_dspy.programs.overflow import OnOverflow
 from agemem_dspy.programs.program import Program
 from agemem_dspy.programs.session import Play, Session, arun, run
+from agemem_dspy.programs.single_call import rendered_by
 from agemem_dspy.signatures import OPERATIONS, MemoryOperation, WriteSummary, step_signature
 from agemem_dspy.tools import MemoryToolkit
 from agemem_dspy.types import Stage
@@ -146,7 +147,7 @@ class AgeMemAgent(Program):
 
     def context(self) -> Any:
         """Return the DSPy context in which this agent's predictors run."""
-        return dspy.context(adapter=self.adapter) if self.adapter is not None else dspy.context()
+        return rendered_by(self.adapter)
 
     def forward(self, user_id: str = "default", **inputs: Any) -> dspy.Prediction:
         """Answer one request for one user.

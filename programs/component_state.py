@@ -10,6 +10,7 @@ import dspy
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.cached_embedder import CachedEmbedder
 from agemem_dspy.memory.embedder import HashEmbedder
+from agemem_dspy.memory.embedder_names import as_embedder, is_named
 from agemem_dspy.policy.compact import CompactAdapter
 from agemem_dspy.programs.import_path import path_of, resolve
 from agemem_dspy.types import Embedder
@@ -52,17 +53,21 @@ def dump_embedder(embedder: Embedder | None) -> dict[str, Any] | None:
     inner = embedder.inner if isinstance(embedder, CachedEmbedder) else embedder
     if inner is None or isinstance(inner, MiniLMEmbedder):
         return None
-    return {"name": inner.name, "hash_dimension": inner.dimension if isinstance(inner, HashEmbedder) else None}
+    dimension = inner.dimension if isinstance(inner, HashEmbedder) else None
+    return {"name": inner.name, "hash_dimension": dimension, "by_name": is_named(inner)}
 
 
 def load_embedder(state: Mapping[str, Any] | None) -> Embedder | None:
     """Return the embedder that `dump_embedder` described, None for the default one.
 
     Raises:
-        ConfigurationError: it is neither the default nor a `HashEmbedder`.
+        ConfigurationError: it is none of the default one, a `HashEmbedder` and one that was made by its name.
+        MemoryStoreError, MissingDependency, ModelError: it cannot be made by its name here; see `as_embedder`.
     """
     if state is None:
         return None
+    if state.get("by_name"):
+        return as_embedder(state["name"])
     if state["hash_dimension"] is None:
         raise ConfigurationError(
             f"the program was saved with the embedder {state['name']!r}, which only you can make; pass "

@@ -73,9 +73,15 @@ class LMJudge:
             raise ConfigurationError(
                 f"{signature.__name__} has the outputs {list(signature.output_fields)}; a judge needs exactly 'score'"
             )
-        self.name = signature.__name__
         self.lm = lm
         self.predict = dspy.Predict(signature)
+        self._asks = signature.__name__
+
+    @property
+    def name(self) -> str:
+        """Name the signature and the LM, which both decide the score."""
+        lm = self.lm or dspy.settings.lm
+        return f"{self._asks} of {lm.model if lm is not None else 'no LM'}"
 
     def __call__(self, **inputs: Any) -> float:
         """Return the score in [0, 1] of the signature's inputs.
@@ -98,7 +104,11 @@ class JudgedScore:
 
     def __init__(self, judge: LMJudge) -> None:
         self.judge = judge
-        self.name = f"{judge.name} of {judge.lm.model if judge.lm is not None else 'the configured LM'}"
+
+    @property
+    def name(self) -> str:
+        """Return the judge's name."""
+        return self.judge.name
 
     def __call__(self, example: Any, answer: str) -> float:
         """Return the judge's score in [0, 1].

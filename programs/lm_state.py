@@ -47,7 +47,7 @@ def engine_of(lm: Any) -> PolicyEngine | None:
     return policy_engine(lm)
 
 
-def local_policy(lm: Any) -> LocalPolicy | None:
+def saved_policy(lm: Any) -> LocalPolicy | None:
     """Return what identifies a local policy, None for any other LM."""
     engine = engine_of(lm)
     if engine is None:
@@ -74,7 +74,7 @@ def dump_lm(lm: Any) -> dict[str, Any]:
     Raises:
         ConfigurationError: an LM that cannot describe itself.
     """
-    policy = local_policy(lm)
+    policy = saved_policy(lm)
     if policy is not None:
         options = {"cache": lm.cache, "num_retries": lm.num_retries, "kwargs": dict(lm.kwargs)}
         return {"kind": "local", "version": policy.version, **options}

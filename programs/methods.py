@@ -38,6 +38,9 @@ class Method(StrEnum):
     LANGMEM_PACKAGE = "langmem-package"
 
 
+UNSAVED = frozenset({Method.MEM0_PACKAGE, Method.LANGMEM_PACKAGE})  # played as they are: `save` refuses them
+
+
 def build_method(method: Method, signature: str | type[dspy.Signature] = TASK, **options: Any) -> Any:
     """Return the program that plays a method's episodes.
 

@@ -17,10 +17,10 @@ from agemem_dspy.programs.lm_state import (
     engine_of,
     load_local,
     load_remote,
-    local_policy,
     model_string,
     open_base,
     require_base,
+    saved_policy,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def only_weights(predictors: Sequence[Any]) -> tuple[Mapping[str, Any] | None, L
     Raises:
         ConfigurationError: there are several.
     """
-    used = [local_policy(predictor.lm or dspy.settings.lm) for predictor in predictors]
+    used = [saved_policy(predictor.lm or dspy.settings.lm) for predictor in predictors]
     policies = [policy for policy in used if policy is not None]
     if len({policy.base["sha256"] for policy in policies}) > 1:
         raise ConfigurationError("the predictors run on several base models; give them one with program.set_lm(lm)")

@@ -164,9 +164,7 @@ class Session:
             return True
 
         text = completion.text if completion else wrote or render_step(step.output["reasoning"], calls, answer or None)
-        issued = self.context.append(
-            Message(role="assistant", content=text or "(nothing)", kind="call", calls=tuple(calls))
-        )
+        issued = self.context.append(Message(role="assistant", content=text or "(nothing)", kind="call"))
         position, events = len(self.steps) - 1, []
         if not step.parsed:
             incomplete = answer and f"the answer lacks {', '.join(lacking)}; give all of it at once"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.recipe import Recipe
-from agemem_dspy.programs.methods import Method, options_of
+from agemem_dspy.programs.methods import UNSAVED, Method, options_of
 from agemem_dspy.signatures import OPERATIONS
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -76,6 +76,11 @@ class Contestant(Part):
             raise ValueError(f"options: the method {self.method.value} takes no {unknown[0]!r}; it takes {takes}")
         if set(self.phases) - {"grpo"} and self.method is not Method.AGEMEM:
             raise ValueError(f"phases: nobody demonstrates the method {self.method.value}; it takes grpo alone")
+        if self.phases and self.method in UNSAVED:
+            raise ValueError(
+                f"phases: the method {self.method.value} runs the program of a package, which cannot be saved when it "
+                f"is trained; train {self.method.value.removesuffix('-package')}"
+            )
         if self.tools != "all" and self.method is not Method.AGEMEM:
             raise ValueError(f"tools: the method {self.method.value} has no choice of tools; leave it out")
         if self.play and self.method is not Method.AGEMEM:

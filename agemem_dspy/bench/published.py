@@ -25,8 +25,3 @@ def published(table: str | None, world: str | None) -> dict[tuple[str, str], dic
         for model, worlds in _tables().get(table, {}).items()
         for measure, values in worlds.get(world, {}).items()
     }
-
-
-def published_tables() -> frozenset[str]:
-    """Name the tables that there are numbers of."""
-    return frozenset(_tables())

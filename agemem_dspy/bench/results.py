@@ -99,13 +99,16 @@ class BenchResults:
 
 
 def measured(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with HotpotQA's EM and F1 of its answer, and a column `calls.<tool>` for each memory tool."""
+    """Return a row with EM and F1 of its answer and a column `calls.<tool>` for each memory tool.
+
+    They are HotpotQA's, but for an F1 that the row has already: its data are published with a score of that name.
+    """
     counts = row.get("calls", {})
     calls = {f"calls.{tool}": counts.get(tool, {}).get("attempted", 0) for tool in (*OPERATIONS, *counts)}
     if row["gold"] is None:  # the task was not a question
         return {**row, **calls}
     given, gold = ", ".join(str(value) for value in (row["prediction"] or {}).values()), str(row["gold"])
-    return {**row, "em": exact_match(given, gold), "f1": hotpotqa_f1(given, gold), **calls}
+    return {"em": exact_match(given, gold), "f1": hotpotqa_f1(given, gold), **row, **calls}
 
 
 def _chosen_judge(run: Path, judge: str | None) -> str | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import dspy
 
-from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, World, slug
+from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, Phase, World, slug
 from agemem_dspy.bench.folder import BenchFolder, cells_of
 from agemem_dspy.bench.judging import RowJudge, judged_folder
-from agemem_dspy.data import load_dataset
+from agemem_dspy.data import load_dataset, published_scores
 from agemem_dspy.data.assistant_values import SPLITS, Split
 from agemem_dspy.data.controls import gold_support, shuffled_memory, with_distractors
 from agemem_dspy.errors import ConfigurationError
@@ -57,11 +57,13 @@ class Bench:
         Raises:
             RunError: the folder holds a run of another experiment, or a program or metric raised; what was played is
                 kept.
+            MissingDependency: a world's published score needs a package.
             KeyboardInterrupt: Ctrl-C, also in training; what was done is kept.
         """
         self.folder.begin(self.experiment)
         worlds = {world.name: world for world in self.experiment.worlds}
         methods = {method.name: method for method in self.experiment.methods}
+        scores = {name: published_scores(world.data) for name, world in worlds.items()}
         program: tuple[str, int] | None = None
         for cell in cells_of(self.experiment):
             if self.folder.finished(cell) is not None:
@@ -74,6 +76,7 @@ class Bench:
                 player,
                 self.examples(worlds[cell.world], method),
                 TrajectoryReward(),
+                scores=scores[cell.world],
                 num_threads=self.threads,
                 log_dir=self.folder.items,
                 name=cell.file,
@@ -184,11 +187,18 @@ class Bench:
         return compiled
 
     def taught_as(self, method: Contestant) -> str:
-        """Name the first contestant that is compiled the same way; they share the phases that both have."""
+        """Name the first of the contestants that share its training: compiled the same way, in the same phases so far.
+
+        Two share when the phases of one begin with those of the other; what goes on in two ways is trained twice.
+        """
         same = {"name", "phases", "play", "control", "published"}
         taught = method.model_dump(exclude=same)
-        compiled = [one for one in self.experiment.methods if one.phases]
-        return next(one.name for one in compiled if one.model_dump(exclude=same) == taught)
+        alike = [one for one in self.experiment.methods if one.phases and one.model_dump(exclude=same) == taught]
+
+        def whole(one: Contestant) -> tuple[Phase, ...]:
+            return max((other.phases for other in alike if other.phases[: len(one.phases)] == one.phases), key=len)
+
+        return next(one.name for one in alike if whole(one) == whole(method))
 
     def _model(self, seed: int) -> ChosenModel:
         """Return the model that plays with a seed; a tiny one is made when it is not there yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -199,6 +199,7 @@ def build_optimizer(
         WarmStart,
         processes,
     )
+    from agemem_dspy.optimizers.warm_start import WARM_START
 
     processes.refuse_several("agemem compile")
 
@@ -212,7 +213,7 @@ def build_optimizer(
         metric,
         **teaching,
         **picked(epochs="epochs", batch_size="batch_size"),
-        trainer=TrainerConfig(**{"learning_rate": 5e-4, **picked(learning_rate="warm_lr"), **lora}),
+        trainer=replace(WARM_START, **picked(learning_rate="warm_lr"), **lora),
         num_threads=threads,
         seed=seed,
         on_step=folder.on_step,
@@ -249,10 +250,11 @@ def _phases(text: str | None) -> tuple[str, ...] | None:
     """Read `--phases`; the optimizer's own order is demanded here, before a model is loaded."""
     if text is None:
         return None
-    known = ("prompts", "warm_start", "grpo")
+    from agemem_dspy.optimizers.agemem import PHASES
+
     chosen = tuple(part.strip() for part in text.split(","))
-    if list(chosen) != [phase for phase in known if phase in chosen]:
-        raise ConfigurationError(f"--phases {text!r} must be some of {','.join(known)}, in this order")
+    if list(chosen) != [phase for phase in PHASES if phase in chosen]:
+        raise ConfigurationError(f"--phases {text!r} must be some of {','.join(PHASES)}, in this order")
     return chosen
 
 

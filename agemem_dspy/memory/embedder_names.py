@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from functools import cache
 
 import dspy
 
@@ -24,6 +23,7 @@ NAMES = (
 )
 _HASH = re.compile(r"hash-ngram-(\d{1,6})")
 _locks: dict[str, threading.Lock] = {}
+_shared_ones: dict[str, CachedEmbedder] = {}
 
 
 def default_embedder() -> CachedEmbedder:
@@ -60,14 +60,17 @@ def as_embedder(given: Embedder | dspy.Embedder | str | None) -> Embedder:
     )
 
 
+def is_named(embedder: Embedder) -> bool:
+    """Tell whether an embedder was made by its name, so that `as_embedder` makes it again."""
+    known = _shared_ones.get(embedder.name)
+    return known is not None and (embedder is known or embedder is known.inner)
+
+
 def _shared(name: str) -> CachedEmbedder:
-    with _locks.setdefault(name, threading.Lock()):  # the cache alone would let two threads load one model
-        return _loaded(name)
-
-
-@cache
-def _loaded(name: str) -> CachedEmbedder:
-    return CachedEmbedder(_made(name))
+    with _locks.setdefault(name, threading.Lock()):  # two threads would load one model twice
+        if name not in _shared_ones:
+            _shared_ones[name] = CachedEmbedder(_made(name))
+        return _shared_ones[name]
 
 
 def _made(name: str) -> Embedder:

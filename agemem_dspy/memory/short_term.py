@@ -7,9 +7,9 @@ policy's own tokenizer where there is one. The agent is not told the count: a st
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from agemem_dspy.errors import ConfigurationError, ToolError
 
@@ -23,17 +23,14 @@ _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 class Message:
     """One message of the context. `id` is given by `ShortTermMemory.append`; 0 means not yet.
 
-    `pinned` messages can be neither removed nor replaced; a question is from the start. `calls` are the tool calls that
-    an assistant message issued; `completion_ids` the token ids that the sampler wrote for it.
+    `pinned` messages can be neither removed nor replaced; a question is from the start.
     """
 
     role: Role
     content: str
     kind: Kind = "message"
     pinned: bool = False
-    calls: tuple[Mapping[str, Any], ...] = ()
     id: int = 0
-    completion_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +104,6 @@ class ShortTermMemory:
     def tokens(self) -> int:
         """Return the tokens in context: overhead plus every message."""
         return self._overhead + self._used
-
-    @property
-    def overflow(self) -> bool:
-        """Tell whether the context is over its limit."""
-        return self.tokens > self._max_tokens
 
     def texts(self) -> tuple[str, ...]:
         """Return the contents of the messages, oldest first."""

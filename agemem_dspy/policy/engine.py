@@ -151,17 +151,28 @@ class PolicyEngine:
         """Give the model the weights of `version`; the caller holds the engine's lock."""
         if version == self._loaded_version:
             return
+        weights = self._versions[version] if version else None
         with torch.no_grad():
-            for name, original in self._original.items():
-                self.model.get_parameter(name).copy_(original)
-            if version:
-                weights = self._versions[version]
-                for name in weights.shapes():
-                    parameter = self.model.get_parameter(name)
-                    if name not in self._original:
-                        self._original[name] = parameter.detach().clone()
-                    parameter.copy_(weights.value(name, parameter))
+            self._restore()
+            try:
+                if weights is not None:
+                    self._apply(weights)
+            except BaseException:
+                self._restore()  # half a version is none
+                raise
         self._loaded_version = version
+
+    def _apply(self, weights: Weights) -> None:
+        for name in weights.shapes():
+            parameter = self.model.get_parameter(name)
+            if name not in self._original:
+                self._original[name] = parameter.detach().clone()
+            parameter.copy_(weights.value(name, parameter))
+
+    def _restore(self) -> None:
+        for name, original in self._original.items():
+            self.model.get_parameter(name).copy_(original)
+        self._loaded_version = ""
         if self._pool is not None:
             self._pool.clear()
 

@@ -204,24 +204,6 @@ class Batch:
         self.counts.drafted_tokens += len(one.ids) - before - 1
 
 
-def generate(
-    model: PreTrainedModel,
-    rows: Sequence[Row],
-    *,
-    stop_ids: frozenset[int],
-    pool: PrefixPool | None = None,
-    phrases: Phrasebook | None = None,
-    counts: GenerationCounts | None = None,
-    max_draft: int = MAX_DRAFT,
-) -> None:
-    """Sample a completion for every row, in place; see `Batch`."""
-    batch = Batch(model, stop_ids=stop_ids, pool=pool, phrases=phrases, counts=counts, max_draft=max_draft)
-    for row in rows:
-        batch.admit(row)
-    while len(batch):
-        batch.step()
-
-
 def _draw(
     logits: torch.Tensor, temperatures: Sequence[float], places: Sequence[tuple[_Sequence, int]]
 ) -> list[tuple[int, float]]:

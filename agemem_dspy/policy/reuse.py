@@ -45,10 +45,15 @@ class PrefixPool:
             self._entries.move_to_end(key)
             return
         self._entries[key] = (ids, tensor)
-        self._bytes += tensor.nbytes
+        self._bytes += _held(tensor)
         while self._bytes > self.max_bytes and len(self._entries) > 1:
             _, (_, dropped) = self._entries.popitem(last=False)
-            self._bytes -= dropped.nbytes
+            self._bytes -= _held(dropped)
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """Return the bytes that a tensor keeps in memory: those of what it is a view of, room for more tokens included."""
+    return tensor.untyped_storage().nbytes()
 
 
 def common_prefix(a: TokenIds, b: TokenIds) -> int:

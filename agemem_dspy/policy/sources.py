@@ -7,7 +7,6 @@ the wheel a 4-bit quantization (Q4_1) of them, which is expanded to float32 here
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agemem_dspy.errors import ModelError
+from agemem_dspy.paths import file_sha256
 
 Progress = Callable[[str], None]
 
@@ -60,12 +60,6 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
         pad_token_id=2,
     ),
 }
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify(path: Path, expected: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agemem_dspy.errors import ModelError
-from agemem_dspy.policy.sources import file_sha256
+from agemem_dspy.paths import file_sha256
 
 SOURCE_FILE = "source.json"
 

@@ -13,7 +13,7 @@ from agemem_dspy.bench import Bench, load_experiment, shipped
 from agemem_dspy.bench.budget import budget, prompt_lengths
 from agemem_dspy.bench.experiment import Contestant, slug
 from agemem_dspy.bench.folder import cells_of
-from agemem_dspy.bench.published import published, published_tables
+from agemem_dspy.bench.published import published
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.recipe import Recipe
 from agemem_dspy.programs.methods import Method, build_method
@@ -35,7 +35,6 @@ def test_a_shipped_experiment_is_whole(name: str) -> None:
     for method in made.methods:
         assert build_method(method.method, **method.options) is not None
     if made.published is not None:
-        assert made.published in published_tables()
         known = [world.published for world in made.worlds if world.published]
         shown = {method.published or method.name for method in made.methods}
         theirs = {name for world in known for values in published(made.published, world).values() for name in values}
@@ -91,6 +90,7 @@ def test_an_experiment_can_be_narrowed() -> None:
         ('control = "shuffled"', 'tools = "long-term"', r"methods\[another's\]: tools: the method rag has no choice"),
         ('control = "shuffled"', "options = { top = 3 }", "the method rag takes no 'top'; it takes top_k"),
         ('control = "shuffled"', 'phases = ["warm_start"]', "nobody demonstrates the method rag; it takes grpo alone"),
+        ('method = "rag"', 'method = "mem0-package"\nphases = ["grpo"]', "cannot be saved .*; train mem0"),
         ('control = "shuffled"', 'weights = "answer_only"', "weights: they are for training"),
         ('control = "shuffled"', "play = { max_rounds = 2 }", "play: the method rag has no such attributes"),
         ("filter_threshold = 0.4", "threshold = 0.4", r"methods\[\+RL\].play.threshold"),
@@ -133,7 +133,7 @@ def test_what_seeds_cannot_change_is_played_once() -> None:
 
 def test_the_rewards_judge_is_the_experiments(tmp_path: Path) -> None:
     methods = [{"name": "base", "method": "agemem", "phases": ["grpo"], "weights": "answer_only"}]
-    for judge, judges in ((None, {}), ("openai/gpt-4o-mini", {"answer_judge": "JudgeAnswer"})):
+    for judge, judges in ((None, {}), ("openai/gpt-4o-mini", {"answer_judge": "JudgeAnswer of openai/gpt-4o-mini"})):
         made = experiment(methods=methods, train="assistant:train", reward_judge=judge)
         told = Bench(made, tmp_path / "run").metric(made.methods[0]).describe()
         assert (told["judges"], told["weights"]["task"]) == (judges, 1.0)
@@ -157,6 +157,31 @@ def test_a_turn_has_the_experiments_rounds_for_every_method_that_has_turns(tmp_p
     made = experiment(methods=methods, max_rounds=2)
     programs = [Bench(made, tmp_path / "run").student(method) for method in made.methods]
     assert [getattr(one, "agent", one).max_rounds for one in programs] == [2, 2, 4]
+
+
+def test_contestants_share_a_training_folder_where_one_goes_on_from_the_other(tmp_path: Path) -> None:
+    phases = {
+        "base": (),
+        "prompts": ("prompts",),
+        "all": ("prompts", "warm_start", "grpo"),
+        "no warm start": ("prompts", "grpo"),
+        "grpo": ("grpo",),
+        "warm": ("warm_start",),
+        "warm and grpo": ("warm_start", "grpo"),
+    }
+    methods = [{"name": name, "method": "agemem", "phases": own} for name, own in phases.items()]
+    methods.append({"name": "by answers", "method": "agemem", "phases": ("warm_start",), "weights": "answer_only"})
+    made = experiment(methods=methods, train="assistant:train")
+    bench = Bench(made, tmp_path / "run")
+    assert {one.name: bench.taught_as(one) for one in made.methods if one.phases} == {
+        "prompts": "prompts",
+        "all": "prompts",
+        "no warm start": "no warm start",
+        "grpo": "grpo",
+        "warm": "warm",
+        "warm and grpo": "warm",
+        "by answers": "by answers",
+    }
 
 
 def test_slugs_are_file_names() -> None:

@@ -37,6 +37,7 @@ def test_a_row_gets_hotpotqas_scores_and_a_column_for_every_tool() -> None:
     assert (row["em"], row["f1"]) == (1.0, 1.0)
     assert (row["calls.add_memory"], row["calls.filter_context"]) == (2, 0)
     assert measured({"prediction": None, "gold": "Rome"})["f1"] == 0.0
+    assert measured({"prediction": {"answer": "Rome"}, "gold": "Rome", "f1": 0.25})["f1"] == 0.25  # as published
     assert not {"em", "f1"} & set(measured({"prediction": None, "gold": None, "success": 1.0}))  # nothing was asked
 
 
@@ -199,7 +200,7 @@ def test_a_judge_that_fails_is_no_score_and_keeps_what_it_scored(tmp_path: Path)
     replies = iter([scored("x"), scored("entries"), ZeroDivisionError("broken")])
     lm, file = scripted_lm(lambda prompt: next(replies)), tmp_path / "scores.jsonl"
     rows = [ROWS[0], {**ROWS[0], "id": "b"}]
-    with pytest.raises(RewardError, match="judge JudgeAnswer failed"):
+    with pytest.raises(RewardError, match="judge JudgeAnswer of .* failed"):
         RowJudge(lm, threads=1).judge(rows, EXAMPLES, file)
     assert [json.loads(line)["id"] for line in file.read_text("utf-8").splitlines()] == ["a"]
 

@@ -325,6 +325,20 @@ def test_an_estimate_counts_what_is_played(folder: Path) -> None:
     assert not program.get_lm().engine.versions
 
 
+def test_a_configured_local_policy_is_trained_and_estimated_as_the_programs_own(folder: Path) -> None:
+    config = GRPOConfig(max_steps=1, **SMALL)
+    own, configured = student(folder), student(folder)
+    expected = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER).compile(own, trainset=TRAINSET)
+    lm = configured.get_lm()
+    configured.set_lm(None)
+    with dspy.context(lm=lm):
+        trained = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER).compile(configured, trainset=TRAINSET)
+        grpo = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER)
+        optimizer = AgeMemOptimizer(TokenReward(), phases=("grpo",), grpo=grpo)
+        assert optimizer.estimate(configured, trainset=TRAINSET).phases[0].minutes
+    assert sha(trained) == sha(expected)
+
+
 def test_an_estimate_keeps_to_the_budget(folder: Path) -> None:
     def grpo(**budget: Any) -> Any:
         optimizer = AgeMemOptimizer(TokenReward(), phases=("grpo",), **budget)

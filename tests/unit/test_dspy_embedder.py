@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -12,8 +13,9 @@ import pytest
 from contracts import EmbedderContract
 from fakes_openai import DROP, KEY, MODEL, EmbeddingServer
 
+from agemem_dspy import AgeMemAgent, RetrieveOnlyAgent, load
 from agemem_dspy.errors import ConfigurationError, MemoryStoreError
-from agemem_dspy.memory import CachedEmbedder, DSPyEmbedder, HashEmbedder, LongTermMemory, as_embedder
+from agemem_dspy.memory import CachedEmbedder, DSPyEmbedder, HashEmbedder, LongTermMemory, as_embedder, embedder_names
 
 NAME = f"openai/{MODEL}"
 
@@ -174,6 +176,21 @@ def test_a_store_takes_a_name_or_a_dspy_embedder(server: EmbeddingServer) -> Non
             assert isinstance(store.embedder, CachedEmbedder)
             assert store.embedder.name == NAME
     assert as_embedder(NAME) is as_embedder(NAME)
+
+
+def test_a_program_with_an_embedder_by_name_comes_back_with_it(
+    server: EmbeddingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder_names, "_shared_ones", {})
+    AgeMemAgent("question -> answer", memory=LongTermMemory.open(":memory:", embedder=NAME)).save(tmp_path / "agent")
+    RetrieveOnlyAgent("question -> answer", embedder=as_embedder(NAME)).save(tmp_path / "rag")
+    monkeypatch.setattr(embedder_names, "_shared_ones", {})  # as in a new process
+    loaded = load(tmp_path / "agent")
+    assert loaded.memory.embedder is load(tmp_path / "rag").embedder is as_embedder(NAME)
+    own = DSPyEmbedder(dspy.Embedder(NAME, dimensions=64))  # has options that its name does not tell
+    AgeMemAgent("question -> answer", memory=LongTermMemory.open(":memory:", embedder=own)).save(tmp_path / "own")
+    with pytest.raises(ConfigurationError, match="which only you can make"):
+        load(tmp_path / "own")
 
 
 def test_a_name_that_nobody_knows_is_refused() -> None:

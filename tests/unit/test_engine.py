@@ -283,6 +283,30 @@ def test_a_version_is_base_plus_delta_and_the_base_comes_back_exactly(engine: Po
     assert all(torch.equal(tensor, base[name]) for name, tensor in engine.model.state_dict().items())
 
 
+class Broken(LoraWeights):
+    """Weights that cannot be had from the second layer on, as when memory runs out."""
+
+    def value(self, parameter: str, base: torch.Tensor) -> torch.Tensor:
+        if "layers.1" in parameter:
+            raise MemoryError(parameter)
+        return super().value(parameter, base)
+
+
+def test_weights_that_cannot_be_taken_leave_the_base_and_spoil_no_other_version(engine: PolicyEngine) -> None:
+    base = ask(engine, "Rome")
+    one = engine.register("one", lora(1))
+    served = ask(engine, "Rome", model=one)
+    whole = lora(2)
+    broken = engine.register("broken", Broken(rank=whole.rank, alpha=whole.alpha, pairs=whole.pairs))
+    for wanted, model in ((served, one), (base, engine.name)):
+        with pytest.raises(MemoryError):
+            ask(engine, "Rome", model=broken)
+        assert ask(engine, "Rome", model=model).logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+    with pytest.raises(KeyError):
+        engine.use("released")
+    assert ask(engine, "Rome", model=one).logprobs == pytest.approx(served.logprobs, abs=1e-4)
+
+
 def test_each_version_answers_as_its_own_merged_model_would(folder: Path) -> None:
     """Requests for three versions, mixed in one queue, with prefixes that could be reused wrongly."""
     served = PolicyEngine(load(folder), name="tiny")

@@ -144,7 +144,7 @@ def test_further_scores_are_columns_of_the_answer_alone(tmp_path: Path) -> None:
     assert again.played == []
     evaluate(again, questions(2), TrajectoryReward(), scores={"length": length}, log_dir=tmp_path)
     assert len(again.played) == 2
-    with pytest.raises(RunError, match=r"question 'q0': RewardError: judge JudgeAnswer failed"):
+    with pytest.raises(RunError, match=r"question 'q0': RewardError: judge JudgeAnswer of dummy failed"):
         evaluate(again, questions(1), TrajectoryReward(), scores={"judge": judged("much")})
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sampling import generate
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from agemem_dspy.policy.drafts import Phrasebook
-from agemem_dspy.policy.generation import GenerationCounts, Row, generate
+from agemem_dspy.policy.generation import GenerationCounts, Row
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.reuse import PrefixPool
 from agemem_dspy.policy.tiny import tiny_llama
@@ -276,6 +277,13 @@ def test_an_entry_larger_than_the_pool_is_not_kept_for_long() -> None:
     pool.put(ids(1, 2, 3), entry(3))
     pool.put(ids(4), entry(1))
     assert (pool.match(ids(1, 2, 3))[0], pool.match(ids(4))[0]) == (0, 1)
+
+
+def test_a_view_counts_with_all_that_it_keeps_in_memory() -> None:
+    pool = PrefixPool(max_bytes=8 * 32)
+    pool.put(ids(1), entry(7)[:, :, :, :1])  # as a batch keeps it: room for a completion that ended early
+    pool.put(ids(2), entry(7)[:, :, :, :1])
+    assert [pool.match(ids(token))[0] for token in (1, 2)] == [0, 1]
 
 
 def test_a_cleared_pool_knows_nothing() -> None:

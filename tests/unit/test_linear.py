@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sampling import generate
 from transformers import PreTrainedModel
 
-from agemem_dspy.policy.generation import Row, generate
+from agemem_dspy.policy.generation import Row
 from agemem_dspy.policy.linear import FewTokensLinear, rounded_up, suit_few_tokens
 from agemem_dspy.policy.models import load
 from agemem_dspy.policy.tiny import tiny_llama

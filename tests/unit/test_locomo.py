@@ -10,11 +10,13 @@ from typing import Any
 
 import dspy
 import pytest
+from bench_runs import experiment
 from command_line import ROOT, agemem, refused, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agemem_dspy as am
+from agemem_dspy.bench import Bench
 from agemem_dspy.data import load_dataset, locomo, locomo_score, published_scores
 from agemem_dspy.data.distractors import content_words
 from agemem_dspy.errors import DataError, MissingDependency
@@ -227,6 +229,19 @@ def test_the_methods_play_it_unchanged(tmp_path: Path) -> None:
             "temporal": 0.0,
         }
         assert result.summary()["kinds"]["temporal"]["n"] == 1
+
+
+def test_a_bench_scores_answers_as_published(tmp_path: Path) -> None:
+    data, model = f"locomo:{write(tmp_path, [talk()])}", str(tiny_model(tmp_path / "tiny"))
+    worlds, methods = [{"name": "locomo", "data": data}], [{"name": "base", "method": "no-memory"}]
+    made = experiment(worlds=worlds, methods=methods, model=model, max_tokens=4)
+    Bench(made, tmp_path / "run").run()
+    (file,) = (tmp_path / "run" / "items").glob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    examples = load_dataset(data)
+    for row, example in zip(rows, examples, strict=True):
+        said = (row["prediction"] or {}).get("answer")
+        assert row["f1"] == (0.0 if said is None else locomo_score.answer_f1(example, said))
 
 
 def test_eval_prints_the_score_of_each_category(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from agemem_dspy.errors import ConfigurationError, ModelError
+from agemem_dspy.paths import file_sha256
 from agemem_dspy.policy.models import fetch, load
-from agemem_dspy.policy.sources import KNOWN_MODELS, extract_member, file_sha256
+from agemem_dspy.policy.sources import KNOWN_MODELS, extract_member
 from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.policy.weights import SOURCE_FILE, model_sha256, read_source
 

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 import torch
+from fakes import scripted_lm
 from tiny_episodes import TRAINER, TRAINSET, TokenReward, folder, sha, student
 
 from agemem_dspy.errors import RunError
@@ -22,6 +23,7 @@ from agemem_dspy.optimizers import (
 )
 from agemem_dspy.optimizers.resume import PhaseState, digest_of, drop_lines_after
 from agemem_dspy.programs.episode import ThreeStageEpisode
+from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
 
 __all__ = ["folder"]  # a fixture
 
@@ -160,6 +162,19 @@ def test_a_threshold_of_minus_infinity_is_written_down(folder: Path, tmp_path: P
     manifest = json.loads((tmp_path / "warm_start" / "manifest.json").read_text())
     assert manifest["settings"]["optimizer"]["threshold"] == "-inf"
     assert manifest["settings"]["optimizer"]["trainer"]["learning_rate"] == TRAINER.learning_rate
+
+
+def test_a_judged_reward_saves_its_phases_without_the_judge(folder: Path, tmp_path: Path) -> None:
+    def compiled() -> ThreeStageEpisode:
+        judge = LMJudge(JudgeAnswer, lm=scripted_lm([]))
+        metric = TokenReward(answer_judge=judge)
+        phase = WarmStart(metric, threshold=-math.inf, trainer=TRAINER, num_threads=1)
+        optimizer = AgeMemOptimizer(metric, phases=("warm_start",), warm_start=phase, log_dir=tmp_path)
+        return optimizer.compile(student(folder), trainset=TRAINSET)
+
+    first = sha(compiled())
+    assert not (tmp_path / "warm_start" / "reward.json").exists()
+    assert sha(compiled()) == first  # read back
 
 
 def test_what_another_run_left_behind_is_not_read_back(folder: Path, tmp_path: Path) -> None:

@@ -154,6 +154,15 @@ def test_an_lm_judge_returns_the_score_it_reads(signature: type[dspy.Signature],
     assert LMJudge(signature, lm=DummyLM([{"score": "0.75"}]))(**inputs) == 0.75
 
 
+def test_a_reward_names_the_lm_that_judges() -> None:
+    def judged(lm: dspy.LM | None) -> Any:
+        return TrajectoryReward(answer_judge=LMJudge(JudgeAnswer, lm=lm)).describe()["judges"]["answer_judge"]
+
+    assert judged(dspy.LM("openai/small")) == "JudgeAnswer of openai/small"
+    with dspy.context(lm=dspy.LM("openai/large")):
+        assert judged(None) == "JudgeAnswer of openai/large"
+
+
 @pytest.mark.parametrize("said", ["very good", "7", "nan"])
 def test_an_lm_judge_without_a_usable_score_is_an_error(said: str) -> None:
     judge = LMJudge(JudgeRelevance, lm=DummyLM([{"score": said}] * 3))

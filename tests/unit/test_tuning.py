@@ -92,6 +92,29 @@ def test_an_interrupted_trial_is_played_again_and_not_counted(student: ThreeStag
     assert sorted(weights) == pytest.approx([1 / 3, 1.0], abs=1e-5)
 
 
+def test_ctrl_c_in_training_ends_the_study_and_its_trial_does_not_count(
+    student: ThreeStageEpisode, tmp_path: Path
+) -> None:
+    class CtrlC(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            raise KeyboardInterrupt  # while a step is reported
+
+    class Interrupted(RewardTuner):
+        def _open(self) -> optuna.Study:
+            study = super()._open()
+            study.pruner = CtrlC()
+            return study
+
+    settings: dict[str, Any] = {"trainset": generate("train", 2), "valset": generate("val", 2), "study_dir": tmp_path}
+    settings |= {"n_trials": 1, "grpo": GRPO, "trainer": TrainerConfig(lora_r=2)}
+    finished: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(student, **settings, on_trial=finished.append).run()
+    assert finished == []
+    result = RewardTuner(student, **settings).run()
+    assert [trial["state"] for trial in result.trials] == ["complete"]
+
+
 def test_another_configuration_is_refused_with_the_difference(student: ThreeStageEpisode, tmp_path: Path) -> None:
     tuner(student, tmp_path, n_trials=1).run()
     with pytest.raises(RunError, match="another seed"):
