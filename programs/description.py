@@ -53,7 +53,7 @@ def _describe_module(module: Any) -> dict[str, Any]:
         described["embedder"] = embedder and embedder["name"]
     if hasattr(module, "adapter"):
         described["adapter"] = describe_adapter(module.adapter or dspy.settings.adapter)
-    parts = {name: _parts(value) for name, value in vars(module).items()}
+    parts = {name: _parts(value) for name, value in vars(module).items() if not name.startswith("_")}
     return described | _settings(module) | {name: part for name, part in parts.items() if part}
 
 
@@ -67,14 +67,16 @@ def _settings(one: Any) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> Any:
-    """Return what the model is told of tools and operations among a module's parts, None for anything else."""
-    match value:
-        case dspy.Tool():
-            return {"name": value.name, "desc": value.desc, "args": value.args}
-        case MemoryOperation():
-            return value.dump_state()
-        case list():
-            return [part for one in value if (part := _parts(one)) is not None]
-        case Mapping():
-            return {str(name): part for name, one in value.items() if (part := _parts(one)) is not None}
-    return None
+    """Return what is told of the tools and operations that an attribute holds, None or nothing where it holds none."""
+    if isinstance(value, Mapping):
+        return {str(name): told for name, one in value.items() if (told := _told(one)) is not None}
+    if isinstance(value, list | tuple):
+        return [told for one in value if (told := _told(one)) is not None]
+    return _told(value)
+
+
+def _told(value: Any) -> dict[str, Any] | None:
+    """Return what the model is told of a tool or an operation, None for anything else."""
+    if isinstance(value, dspy.Tool):
+        return {"name": value.name, "desc": value.desc, "args": value.args}
+    return value.dump_state() if isinstance(value, MemoryOperation) else None

@@ -79,6 +79,14 @@ def test_what_is_configured_counts_where_a_program_has_none_of_its_own() -> None
         assert digest_of(bare) != first
 
 
+def test_a_program_that_has_played_is_the_one_that_it_was() -> None:
+    made = episode()
+    before = digest_of(made)
+    made(messages=["I live in Lyon."], distractors=[], question="Where do I live?")
+    assert made.agent.step.history
+    assert digest_of(made) == before
+
+
 def test_an_embedder_that_is_made_on_first_use_changes_nothing() -> None:
     plain = AgeMemAgent("question -> answer")
     before = describe_program(plain)
