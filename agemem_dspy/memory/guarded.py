@@ -45,6 +45,7 @@ from agemem_dspy.memory.quarantine import (
     vouched,
 )
 from agemem_dspy.memory.reranking import Reranking
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
 
 _T = TypeVar("_T")
@@ -84,8 +85,8 @@ class GuardedMemory(LongTermMemory):
 
     @property
     @override
-    def user_id(self) -> str:
-        return self._store.user_id
+    def scope(self) -> Scope:
+        return self._store.scope
 
     @property
     @override
@@ -153,11 +154,19 @@ class GuardedMemory(LongTermMemory):
         )
         found = self._judged("update", new, checked_metadata(by), before=before)
         if found.action == "quarantine":
-            self._set_aside(found, updates=id)
+            self._set_aside(found, updates=before)
         return self._store.update(id, found.memory.content, found.memory.metadata, expires_at=expires_at, by=found.by)
 
     @override
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
         """Take an entry over; every version is judged, as coming from somewhere else, whatever it says of its maker.
 
         Raises:
@@ -174,8 +183,9 @@ class GuardedMemory(LongTermMemory):
             text = found.memory
             kept.append(dataclasses.replace(version, content=text.content, metadata=text.metadata, by=found.by))
         if worst is None or not kept[-1].live:
-            return self._store.insert(id, kept, memory_type)
-        self._store.insert(id, [*kept, set_aside(kept[-1], worst, source)], memory_type)
+            return self._store.insert(id, kept, memory_type, agent_id=agent_id, session_id=session_id)
+        kept.append(set_aside(kept[-1], worst, source))
+        self._store.insert(id, kept, memory_type, agent_id=agent_id, session_id=session_id)
         raise MemoryQuarantined(worst.guard, worst.reason, id)
 
     @override
@@ -254,9 +264,9 @@ class GuardedMemory(LongTermMemory):
         return self._store.restore(id, by=maker)
 
     @override
-    def scoped(self, user_id: str) -> GuardedMemory:
-        """Return another user's view, behind the same guards; the views count together what a user adds."""
-        store = self._store.scoped(user_id)
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> GuardedMemory:
+        """Return another view, behind the same guards; the views count together what a user adds."""
+        store = self._store.scoped(user_id, agent_id=agent_id, session_id=session_id)
         return GuardedMemory(store, write=self._write, read=self._read, clock=self._clock, adds=self._adds)
 
     @override
@@ -359,8 +369,8 @@ class GuardedMemory(LongTermMemory):
             raise MemoryRejected(found.guard, found.reason)
         return found
 
-    def _set_aside(self, found: Judgement, *, updates: str = "") -> NoReturn:
-        """Store what was judged out of sight, in one write, and tell.
+    def _set_aside(self, found: Judgement, *, updates: Memory | None = None) -> NoReturn:
+        """Store what was judged out of sight, in one write, and tell; an update is of the agent and session it updates.
 
         Raises:
             MemoryQuarantined: always.
@@ -374,8 +384,9 @@ class GuardedMemory(LongTermMemory):
             at=now(),
             by=found.by,
         )
-        hidden = set_aside(version, found, Provenance.of(found.by), updates=updates)
-        self._store.insert(id, [version, hidden], memory.memory_type)
+        hidden = set_aside(version, found, Provenance.of(found.by), updates=updates.id if updates else "")
+        owner = {"agent_id": updates.agent_id, "session_id": updates.session_id} if updates else {}
+        self._store.insert(id, [version, hidden], memory.memory_type, **owner)
         raise MemoryQuarantined(found.guard, found.reason, id)
 
     def _in_quarantine(self) -> frozenset[str]:

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     import dspy
     from qdrant_client import AsyncQdrantClient, QdrantClient
 
+    from agemem_dspy.memory.scope import Scope
+
 _T = TypeVar("_T")
 
 
 class LongTermMemory(ABC):
     """The memories of one user, searched by meaning. This docstring is the contract.
 
-    Scope:    a store sees the entries of its own `user_id` and no others; an id of another user
-              is unknown here. `scoped` gives another user's view of the same store and embedder.
+    Scope:    a view sees the entries of its own `user_id` and no others. One that names an `agent_id`, a `session_id`
+              or both adds entries of theirs and sees those alone; where it names none, it sees them of every agent and
+              session. To every call what it does not see is not there: an id is unknown, `unique` does not count it,
+              `forget_user` leaves it. `scoped` gives another view of the same store and embedder.
     Ids:      UUID4 strings, never used twice, kept by an update and by `insert` into another store.
     Mutation: a call that returns has been written; a call that raises has changed nothing. A change is one write:
               whatever happens in the midst of it, the entry is as it was or as it should be.
@@ -64,17 +68,21 @@ class LongTermMemory(ABC):
         where: str | os.PathLike[str],
         *,
         user_id: str = "default",
+        agent_id: str | None = None,
+        session_id: str | None = None,
         embedder: Embedder | dspy.Embedder | str | None = None,
         reranking: Reranking | None = None,
         client: QdrantClient | None = None,
         async_client: AsyncQdrantClient | None = None,
     ) -> LongTermMemory:
-        """Open a store and return the view of one user.
+        """Open a store and return the view of one user, or of one agent or session of theirs.
 
         Args:
             where: ":memory:" (private, gone when closed), a folder (embedded and persistent, made if
                 missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`).
             user_id: whose memories these are.
+            agent_id: which agent's alone; of all of them when None.
+            session_id: which session's alone; of all of them when None.
             embedder: what makes vectors of texts: an embedder, a `dspy.Embedder`, a name such as
                 "openai/text-embedding-3-small" (see `as_embedder`), or None for the packaged MiniLM.
             reranking: how searches order what they have found, the agent's too; by their own scores when None.
@@ -90,19 +98,36 @@ class LongTermMemory(ABC):
         from agemem_dspy.memory.connection import Clients
         from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
+        from agemem_dspy.memory.scope import Scope
 
         try:
             if isinstance(where, str | os.PathLike):
                 os.fsencode(where)
         except UnicodeEncodeError as error:
             raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
+        scope = Scope(user_id=user_id, agent_id=agent_id, session_id=session_id)
         maker, clients = as_embedder(embedder), Clients(client, async_client)
-        return QdrantMemory(where, user_id=user_id, embedder=maker, clients=clients, reranking=reranking)
+        return QdrantMemory(where, scope=scope, embedder=maker, clients=clients, reranking=reranking)
 
     @property
     @abstractmethod
+    def scope(self) -> Scope:
+        """Return whose entries this view sees."""
+
+    @property
     def user_id(self) -> str:
         """Return whose memories these are."""
+        return self.scope.user_id
+
+    @property
+    def agent_id(self) -> str | None:
+        """Return which agent's alone, None where it is every one's."""
+        return self.scope.agent_id
+
+    @property
+    def session_id(self) -> str | None:
+        """Return which session's alone, None where it is every one's."""
+        return self.scope.session_id
 
     @property
     @abstractmethod
@@ -153,18 +178,28 @@ class LongTermMemory(ABC):
         """
 
     @abstractmethod
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
         """Take an entry over from another store, with its id and its history.
 
         Args:
             versions: oldest first, as `history` returns them; one at least.
+            agent_id: of which agent it is, where this view sees every one's; that of the view when None.
+            session_id: the same of a session.
 
         Returns:
             the entry, None when its last version is out of sight.
 
         Raises:
             MemoryExists: the id is taken, by whomever.
-            MemoryStoreError: the id is no UUID, or a version cannot be stored.
+            MemoryStoreError: the id is no UUID, a version cannot be stored, or this view would not see the entry.
         """
 
     @abstractmethod
@@ -209,7 +244,7 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """Yield everything of this user, deleted and expired entries too, in insertion order; `insert` takes it over.
+        """Yield everything in this scope, deleted and expired entries too, in insertion order; `insert` takes it over.
 
         What is added or changed meanwhile may or may not be seen.
         """
@@ -254,11 +289,14 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def purge_expired(self) -> int:
-        """Remove the entries of this user that have expired for good, with their histories; return how many."""
+        """Remove the entries in this scope that have expired for good, with their histories; return how many."""
 
     @abstractmethod
     def forget_user(self) -> int:
-        """Remove everything of this user for good, histories and deleted entries too; return how many entries."""
+        """Remove everything in this scope for good, histories and deleted entries too; return how many entries.
+
+        On a view that names an agent or a session the rest of the user's entries stays.
+        """
 
     @abstractmethod
     def get(self, id: str) -> Memory:
@@ -283,7 +321,7 @@ class LongTermMemory(ABC):
         """Return the `top_k` entries that fit the query best, best first, each with its cosine `score`.
 
         With "lexical", entries that share no word with the query are not found.
-        With `as_of` it is as exact and not as quick: everything of the user is read, deleted entries too, and every
+        With `as_of` it is as exact and not as quick: everything in the scope is read, deleted entries too, and every
         content that was changed since then is embedded again.
 
         Args:
@@ -299,7 +337,7 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
-        """Return every entry of this user, oldest first.
+        """Return every entry in this scope, oldest first.
 
         Args:
             as_of: return what was in sight at this time instead, each as it was then, by the times in the histories:
@@ -311,11 +349,19 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Return how many entries this user has."""
+        """Return how many entries are in this scope."""
 
     @abstractmethod
-    def scoped(self, user_id: str) -> LongTermMemory:
-        """Return another user's view of the same store; it stays open when this one is closed."""
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> LongTermMemory:
+        """Return another view of the same store; it stays open when this one is closed.
+
+        Args:
+            agent_id: as for `open`; that of this view when None.
+            session_id: the same.
+
+        Raises:
+            MemoryStoreError: a name cannot be stored.
+        """
 
     def blank(self) -> LongTermMemory:
         """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""

@@ -1,7 +1,7 @@
 """Long-term memory on an engine of points: Qdrant's embedded one in a folder, a Qdrant server, or a dictionary.
 
-One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, and every read,
-change and removal carries a condition on it, by-id ones too.
+One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, agents and sessions
+are among its labels, and every read, change and removal carries a condition on them, by-id ones too.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
 from agemem_dspy.memory.point_store import CHUNK, Point, PointStore, Record, in_chunks
-from agemem_dspy.memory.points import memory_of, payload_of, versions_of
+from agemem_dspy.memory.points import entry_of, memory_of, payload_of, scope_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.memory.reranking import Reranking
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 _T = TypeVar("_T")
@@ -69,7 +70,7 @@ class QdrantMemory(LongTermMemory):
         self,
         where: str | os.PathLike[str],
         *,
-        user_id: str,
+        scope: Scope,
         embedder: Embedder,
         reranking: Reranking | None = None,
         connection: Connection | None = None,
@@ -82,7 +83,7 @@ class QdrantMemory(LongTermMemory):
         """
         if not isinstance(embedder, Embedder):
             raise MemoryStoreError(f"{embedder!r} is no embedder: it needs `name`, `dimension` and `embed(texts)`.")
-        self._user_id = checked_text(user_id, "user_id")
+        self._scope = scope
         self._embedder = embedder
         self._reranking = reranking or Reranking()
         self._where = where
@@ -96,8 +97,8 @@ class QdrantMemory(LongTermMemory):
 
     @property
     @override
-    def user_id(self) -> str:
-        return self._user_id
+    def scope(self) -> Scope:
+        return self._scope
 
     @property
     @override
@@ -118,28 +119,37 @@ class QdrantMemory(LongTermMemory):
         contents = [version.content for version, _ in first]
         if unique:
             refuse_repeated(contents)
-            refuse_stored(points, self._user_id, contents)  # now, to save the embedding, and when nobody else can add
+            refuse_stored(points, self._scope, contents)  # now, to save the embedding, and when nobody else can add
         rows = embed_checked(self._embedder, contents)
         new = {
-            str(uuid.uuid4()): payload_of(self._user_id, kind, connection.tick(), [version]) for version, kind in first
+            str(uuid.uuid4()): payload_of(self._scope, kind, connection.tick(), [version]) for version, kind in first
         }
         made = (_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
-        with connection.adding(self._user_id, contents) if unique else contextlib.nullcontext():
+        with connection.adding(self._scope, contents) if unique else contextlib.nullcontext():
             if unique:
-                refuse_stored(points, self._user_id, contents)
+                refuse_stored(points, self._scope, contents)
             points.insert(made)
         return [memory_of(id, payload) for id, payload in new.items()]
 
     @override
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
-        checked_id(id, self._user_id)
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
+        checked_id(id, self._scope)
+        owner = self._scope.of_entry(agent_id, session_id)
         kept = checked_versions(versions)
         kind = checked_text(memory_type, "memory_type")
         points, vector = self._points(), self._embed(kept[-1].content)
         with self._connection.exclusive():
             if points.has(id):
                 raise taken(id)
-            payload = payload_of(self._user_id, kind, self._connection.tick(), kept)
+            payload = payload_of(owner, kind, self._connection.tick(), kept)
             points.insert([_point(id, payload, vector)])
             if points.is_server:  # where another process may have been quicker
                 records = points.fetch([id], self._mine())
@@ -191,7 +201,7 @@ class QdrantMemory(LongTermMemory):
         order = {id_text(one): payload["seq"] for one, payload in points.scroll(mine, ["seq"])}
         for batch in in_chunks(sorted(order, key=order.__getitem__), CHUNK):  # contents are read as they are asked for
             for one, payload in sorted(points.fetch(batch, mine), key=lambda record: order[id_text(record[0])]):
-                yield Entry(id=id_text(one), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
+                yield entry_of(id_text(one), payload)
 
     @override
     def users(self) -> list[str]:
@@ -245,7 +255,7 @@ class QdrantMemory(LongTermMemory):
         limit, way = checked_top_k(top_k), checked_mode(mode)
         asked = (*matching(checked_where(where)), *within(checked_when(when)))
         moment, order = checked_moment(as_of, "as_of"), reranking or self._reranking
-        depth, condition = order.depth(limit), live_entries_of(self._user_id, *asked, at=moment)
+        depth, condition = order.depth(limit), live_entries_of(self._scope, *asked, at=moment)
         points, vector = self._points(), self._embed(query)
         if moment is None:
             found = best_memories(points, query, vector, condition, depth, way)
@@ -260,7 +270,7 @@ class QdrantMemory(LongTermMemory):
     @override
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
         moment = checked_moment(as_of, "as_of")
-        condition = live_entries_of(self._user_id, at=moment)
+        condition = live_entries_of(self._scope, at=moment)
         if moment is None:
             return self._listed(condition)
         then = records_at(self._points().scroll(self._mine()), condition, moment)
@@ -268,14 +278,14 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def count(self) -> int:
-        return self._points().count(live_entries_of(self._user_id))
+        return self._points().count(live_entries_of(self._scope))
 
     @override
-    def scoped(self, user_id: str) -> QdrantMemory:
-        checked_text(user_id, "user_id")
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> QdrantMemory:
+        scope = self._scope.of_user(user_id, agent_id, session_id)
         return QdrantMemory(
             self._where,
-            user_id=user_id,
+            scope=scope,
             embedder=self._embedder,
             reranking=self._reranking,
             connection=self._open_connection().acquire(),
@@ -290,7 +300,7 @@ class QdrantMemory(LongTermMemory):
         return await (beside_loop(call) if self._connection.is_server else super().awaited(call))
 
     def __repr__(self) -> str:
-        return f"QdrantMemory({str(self._where)!r}, user_id={self._user_id!r}, embedder={self._embedder.name!r})"
+        return f"QdrantMemory({str(self._where)!r}, {self._scope!r}, embedder={self._embedder.name!r})"
 
     def _open_connection(self) -> Connection:
         if not self._finalizer.alive:
@@ -301,8 +311,8 @@ class QdrantMemory(LongTermMemory):
         return self._open_connection().points
 
     def _mine(self, *parts: Part) -> Condition:
-        """Return the condition of this user's entries, in sight or not."""
-        return entries_of(self._user_id, *parts)
+        """Return the condition of this scope's entries, in sight or not."""
+        return entries_of(self._scope, *parts)
 
     def _embed(self, text: str) -> list[float]:
         vector: list[float] = embed_checked(self._embedder, [text])[0].tolist()
@@ -314,7 +324,7 @@ class QdrantMemory(LongTermMemory):
         other = points.elsewhere(self._mine()) if points.is_server and not self.count() else None
         if other is not None:
             raise EmbedderMismatch(
-                f"The memories of {self._user_id!r} at {self._where} are in the collection {other!r}, of another "
+                f"The memories of {self.user_id!r} at {self._where} are in the collection {other!r}, of another "
                 f"embedding model or version, but this embedder is {self._embedder.name!r} "
                 f"({self._embedder.dimension} dimensions). Open them with the former one, or export them with it, "
                 "purge them, and import them with this one."
@@ -330,10 +340,10 @@ class QdrantMemory(LongTermMemory):
     def _find(self, memory_id: str, *, removed: bool = False) -> Mapping[str, Any]:
         """Return the payload of an entry in sight, or of any with `removed`."""
         points = self._points()
-        condition = self._mine() if removed else live_entries_of(self._user_id)
-        records = points.fetch([checked_id(memory_id, self._user_id)], condition)
+        condition = self._mine() if removed else live_entries_of(self._scope)
+        records = points.fetch([checked_id(memory_id, self._scope)], condition)
         if not records:
-            raise not_found(memory_id, self._user_id)
+            raise not_found(memory_id, self._scope)
         return records[0][1]
 
     def _remove(self, condition: Condition) -> int:
@@ -357,7 +367,7 @@ class QdrantMemory(LongTermMemory):
         """
         points = self._points()
         new = payload_of(
-            self._user_id, payload["memory_type"], payload["seq"], [*versions_of(payload), version],
+            scope_of(payload), payload["memory_type"], payload["seq"], [*versions_of(payload), version],
         )  # fmt: skip
         # What another process changed or purged meanwhile must not be written over, nor come back.
         unchanged = self._mine(HasId((memory_id,)), Equals("updated_at", payload["updated_at"]))
