@@ -6,18 +6,17 @@ Importing this module loads no database client and no model; `open` does, when i
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import Moment, SearchMode
 from agemem_dspy.memory.event_loop import asynchronous
 from agemem_dspy.memory.filters import Range, Where
+from agemem_dspy.memory.handle import Handle
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
@@ -27,10 +26,8 @@ if TYPE_CHECKING:
 
     from agemem_dspy.memory.scope import Scope
 
-_T = TypeVar("_T")
 
-
-class LongTermMemory(ABC):
+class LongTermMemory(Handle):
     """The memories of one user, searched by meaning. This docstring is the contract.
 
     Scope:    a view sees the entries of its own `user_id` and no others. One that names an `agent_id`, a `session_id`
@@ -367,14 +364,6 @@ class LongTermMemory(ABC):
         """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
         return LongTermMemory.open(":memory:", embedder=self.embedder, reranking=self.reranking)
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the store; closing twice is harmless, any other call afterwards raises."""
-
-    async def awaited(self, call: Callable[[], _T]) -> _T:
-        """Run a call that uses this store without blocking the event loop: what the asynchronous methods do."""
-        return await asyncio.to_thread(call)
-
     aadd = asynchronous(add)
     aadd_many = asynchronous(add_many)
     ainsert = asynchronous(insert)
@@ -393,35 +382,6 @@ class LongTermMemory(ABC):
     aall = asynchronous(all)  # noqa: A003 - the method is meant
     acount = asynchronous(count)
     ascoped = asynchronous(scoped)
-    aclose = asynchronous(close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
-        raise MemoryStoreError(
-            f"A {type(self).__name__} cannot be pickled: a connection cannot travel. Keep its folder or URL "
-            "and call LongTermMemory.open again on the other side."
-        )
 
 
 def state_before(history: Sequence[Version], changes: int) -> Version:
