@@ -75,7 +75,7 @@ class Memory:
     """One long-term entry.
 
     `score` is a cosine similarity, set only on search results. Times are ISO 8601, UTC. `provenance` is that of its
-    last change.
+    last change. `agent_id` and `session_id` are those of the view that added it, None where it names none.
     """
 
     id: str
@@ -87,6 +87,8 @@ class Memory:
     expires_at: str | None = None
     score: float | None = None
     provenance: Provenance = Provenance()
+    agent_id: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ class Entry:
     id: str
     versions: tuple[Version, ...]
     memory_type: str = "general"
+    agent_id: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from agemem_dspy.memory.filters import AnyOf, Range, Where, checked_when, checke
 from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.reranking import Reranking
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
 
 Entries = dict[str, tuple[Memory, list[Version]]]
@@ -45,23 +46,26 @@ class InMemoryStore(LongTermMemory):
         user_id: str = "default",
         users: dict[str, Entries] | None = None,
         lock: threading.RLock | None = None,
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
     ) -> None:
-        self._user_id = checked_text(user_id, "user_id")
+        self._scope = Scope(user_id=user_id, agent_id=agent_id, session_id=session_id)
         self._embedder = embedder
         self._users = {} if users is None else users
         self._lock = lock or threading.RLock()
         self._closed = False
 
     @property
-    def user_id(self) -> str:
-        return self._user_id
+    def scope(self) -> Scope:
+        return self._scope
 
     @property
     def embedder(self) -> Embedder:
         return self._embedder
 
     def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
-        new = [(_first(version, kind), version) for version, kind in first_versions(entries, _now())]
+        new = [(_first(self._scope, version, kind), version) for version, kind in first_versions(entries, _now())]
         if unique:
             refuse_repeated([memory.content for memory, _ in new])
         embed_checked(self._embedder, [memory.content for memory, _ in new])
@@ -72,14 +76,25 @@ class InMemoryStore(LongTermMemory):
                     raise duplicate(memory.content, f"is there already, as {known}", known)
             return [self._append(memory, [], first) for memory, first in new]
 
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
-        checked_id(id, self._user_id)
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
+        checked_id(id, self._scope)
+        owner = self._scope.of_entry(agent_id, session_id)
         kept = checked_versions(versions)
         memory = Memory(
             id=id,
             content=kept[-1].content,
             memory_type=checked_text(memory_type, "memory_type"),
             created_at=kept[0].at,
+            agent_id=owner.agent_id,
+            session_id=owner.session_id,
         )
         embed_checked(self._embedder, [memory.content])
         with self._lock:
@@ -124,7 +139,13 @@ class InMemoryStore(LongTermMemory):
 
     def entries(self) -> Iterator[Entry]:
         for id, (memory, versions) in list(self._entries().items()):
-            yield Entry(id=id, versions=tuple(versions), memory_type=memory.memory_type)
+            yield Entry(
+                id=id,
+                versions=tuple(versions),
+                memory_type=memory.memory_type,
+                agent_id=memory.agent_id,
+                session_id=memory.session_id,
+            )
 
     def users(self) -> list[str]:
         self._entries()
@@ -153,28 +174,28 @@ class InMemoryStore(LongTermMemory):
 
     def _remove(self, ids: list[str]) -> int:
         for id in ids:
-            _, versions = self._entries()[id]
+            _, versions = self._of_user()[id]
             forget_texts(self._embedder, [version.content for version in versions])
-            del self._entries()[id]
+            del self._of_user()[id]
         return len(ids)
 
     def _append(self, memory: Memory, versions: list[Version], last: Version) -> Memory:
         new = _as(memory, last)
         with self._lock:
-            self._entries()[memory.id] = (new, [*versions, last])
+            self._of_user()[memory.id] = (new, [*versions, last])
         return _copy(new)
 
     def _find(self, id: str) -> tuple[Memory, list[Version]]:
         with self._lock:
-            found = self._entries().get(checked_id(id, self._user_id))
+            found = self._entries().get(checked_id(id, self._scope))
         if found is None:
-            raise not_found(id, self._user_id)
+            raise not_found(id, self._scope)
         return found
 
     def get(self, id: str) -> Memory:
         memory, versions = self._find(id)
         if not versions[-1].live or _expired(memory):
-            raise not_found(id, self._user_id)
+            raise not_found(id, self._scope)
         return _copy(memory)
 
     def search(
@@ -223,21 +244,39 @@ class InMemoryStore(LongTermMemory):
     def count(self) -> int:
         return len(self.all())
 
-    def scoped(self, user_id: str) -> InMemoryStore:
-        self._entries()
-        return InMemoryStore(self._embedder, user_id, self._users, self._lock)
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> InMemoryStore:
+        self._of_user()
+        one = self._scope.of_user(user_id, agent_id, session_id)
+        return InMemoryStore(
+            self._embedder, one.user_id, self._users, self._lock, agent_id=one.agent_id, session_id=one.session_id
+        )
 
     def close(self) -> None:
         self._closed = True
 
     def _entries(self) -> Entries:
+        with self._lock:
+            return {id: one for id, one in self._of_user().items() if self._sees(one[0])}
+
+    def _of_user(self) -> Entries:
         if self._closed:
             raise MemoryStoreError("The memory store is closed.")
-        return self._users.setdefault(self._user_id, {})
+        return self._users.setdefault(self._scope.user_id, {})
+
+    def _sees(self, memory: Memory) -> bool:
+        named = {"agent_id": self._scope.agent_id, "session_id": self._scope.session_id}
+        return all(name is None or getattr(memory, field) == name for field, name in named.items())
 
 
-def _first(version: Version, memory_type: str) -> Memory:
-    return Memory(id=str(uuid.uuid4()), content=version.content, memory_type=memory_type, created_at=version.at)
+def _first(scope: Scope, version: Version, memory_type: str) -> Memory:
+    return Memory(
+        id=str(uuid.uuid4()),
+        content=version.content,
+        memory_type=memory_type,
+        created_at=version.at,
+        agent_id=scope.agent_id,
+        session_id=scope.session_id,
+    )
 
 
 def _as(memory: Memory, version: Version) -> Memory:

@@ -62,13 +62,15 @@ def open_memory(where: str, user: str, embedder: str | None, *, create: bool) ->
 
 
 def show_memories(out: Output, memories: Sequence[Memory]) -> None:
-    """Print memories as lines: score (of a search), id, content, type and labels where they are not the default."""
+    """Print memories as lines: score (of a search), id, content, and the rest where it is not the default."""
     for memory in memories:
         score = "" if memory.score is None else f"{memory.score:.3f}  "
         kind = "" if memory.memory_type == "general" else f"  ({memory.memory_type})"
         labels = f"  {json.dumps(memory.metadata, ensure_ascii=False)}" if memory.metadata else ""
         until = f"  until {memory.expires_at}" if memory.expires_at else ""
-        out.say(f"{score}{memory.id}  {memory.content}{kind}{labels}{until}")
+        agent = f"  agent {memory.agent_id!r}" if memory.agent_id else ""
+        session = f"  session {memory.session_id!r}" if memory.session_id else ""
+        out.say(f"{score}{memory.id}  {memory.content}{kind}{labels}{until}{agent}{session}")
 
 
 def parse_labels(pairs: Sequence[str], option: str) -> dict[str, Any]:

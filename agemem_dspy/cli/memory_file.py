@@ -40,6 +40,8 @@ class ExportedMemory:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     memory_type: str = "general"
     versions: tuple[Version, ...] = ()
+    agent_id: str | None = None
+    session_id: str | None = None
 
 
 def write_export(store: LongTermMemory, file: Path) -> int:
@@ -83,9 +85,10 @@ def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
         versions = (Version(change="add", content=row.content, metadata=row.metadata, at=now, by=by),)
     elif row.id:
         with contextlib.suppress(MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
-            store.insert(row.id, versions, row.memory_type)
+            store.insert(row.id, versions, row.memory_type, agent_id=row.agent_id, session_id=row.session_id)
             return row.id
-    store.insert(new := str(uuid.uuid4()), versions, row.memory_type)
+    new = str(uuid.uuid4())
+    store.insert(new, versions, row.memory_type, agent_id=row.agent_id, session_id=row.session_id)
     return new
 
 
@@ -145,7 +148,7 @@ def exported_memory(raw: Mapping[str, Any]) -> ExportedMemory:
         MemoryStoreError: something in it cannot be stored.
         TypeError: a version with unknown fields.
     """
-    from agemem_dspy.memory.checks import checked_metadata, checked_text, checked_versions
+    from agemem_dspy.memory.checks import checked_metadata, checked_name, checked_text, checked_versions
     from agemem_dspy.types import Version
 
     versions = [Version(**version) for version in raw.get("versions") or ()]
@@ -155,6 +158,8 @@ def exported_memory(raw: Mapping[str, Any]) -> ExportedMemory:
         metadata=checked_metadata(raw.get("metadata")),
         memory_type=checked_text(raw.get("memory_type", "general"), "memory_type"),
         versions=tuple(checked_versions(versions)) if versions else (),
+        agent_id=checked_name(raw.get("agent_id"), "agent_id"),
+        session_id=checked_name(raw.get("session_id"), "session_id"),
     )
 
 
@@ -167,7 +172,7 @@ class Lacking:
     def __init__(self, store: LongTermMemory, rows: Iterable[ExportedMemory]) -> None:
         """Look through a store, and through all lines once."""
         self._known: dict[str, bytes] = {
-            entry.id: _fingerprint(entry.versions[-1].content, entry.memory_type, entry.versions[-1].metadata)
+            entry.id: _fingerprint(entry, entry.versions[-1].content, entry.versions[-1].metadata)
             for entry in store.entries()
         }
         self._unclaimed = Counter(self._known.values())
@@ -182,7 +187,7 @@ class Lacking:
         for row in rows:
             if row.id in self._known:
                 continue
-            one = _fingerprint(row.content, row.memory_type, row.metadata)
+            one = _fingerprint(row, row.content, row.metadata)
             if self._unclaimed[one] > 0:
                 self._unclaimed[one] -= 1
             else:
@@ -222,6 +227,8 @@ def _row(entry: Entry) -> dict[str, Any]:
         "content": last.content,
         "metadata": last.metadata,
         "memory_type": entry.memory_type,
+        "agent_id": entry.agent_id,
+        "session_id": entry.session_id,
         "created_at": first.at,
         "updated_at": last.at,
         "expires_at": last.expires_at,
@@ -235,6 +242,6 @@ def _line(row: Mapping[str, Any]) -> str:
     return f'{text[:-1]}, "sum": "{hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_SUM]}"}}\n'
 
 
-def _fingerprint(content: str, memory_type: str, metadata: Mapping[str, Any]) -> bytes:
-    text = json.dumps([content, memory_type, dict(metadata)], sort_keys=True)
+def _fingerprint(one: Entry | ExportedMemory, content: str, metadata: Mapping[str, Any]) -> bytes:
+    text = json.dumps([content, one.memory_type, one.agent_id, one.session_id, dict(metadata)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -8,6 +8,7 @@ from agemem_dspy.errors import MemoryDuplicate, MemoryStoreError
 from agemem_dspy.memory.checks import checked_metadata, checked_moment, checked_text
 from agemem_dspy.memory.conditions import Either, Equals, content_label, id_text, live_entries_of
 from agemem_dspy.memory.point_store import CHUNK, PointStore
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import NewMemory, Version
 
 
@@ -48,11 +49,11 @@ def refuse_repeated(contents: Sequence[str]) -> None:
         seen.add(content)
 
 
-def refuse_stored(points: PointStore, user_id: str, contents: Sequence[str]) -> None:
-    """Raise `MemoryDuplicate` if an entry of a user that is in sight has one of these contents."""
+def refuse_stored(points: PointStore, scope: Scope, contents: Sequence[str]) -> None:
+    """Raise `MemoryDuplicate` if an entry of a scope that is in sight has one of these contents."""
     for start in range(0, len(contents), CHUNK):
         labels = tuple(Equals("labels", content_label(content)) for content in contents[start : start + CHUNK])
-        found = points.scroll(live_entries_of(user_id, Either(labels)))
+        found = points.scroll(live_entries_of(scope, Either(labels)))
         if found:
             one, payload = min(found, key=lambda record: record[1]["seq"])
             raise duplicate(payload["content"], f"is there already, as {id_text(one)}: update that one", id_text(one))

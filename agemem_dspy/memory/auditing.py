@@ -160,6 +160,8 @@ def _memory(entry: Entry) -> Memory:
         updated_at=last.at,
         expires_at=last.expires_at,
         provenance=Provenance.of(last.by),
+        agent_id=entry.agent_id,
+        session_id=entry.session_id,
     )
 
 

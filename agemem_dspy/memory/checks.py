@@ -7,10 +7,13 @@ import json
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from agemem_dspy.errors import MemoryExists, MemoryNotFound, MemoryStoreError
 from agemem_dspy.types import Version
+
+if TYPE_CHECKING:
+    from agemem_dspy.memory.scope import Scope
 
 MAX_TOP_K = 10_000
 Moment = str | datetime.datetime
@@ -76,6 +79,15 @@ def checked_text(text: object, what: str) -> str:
     return text
 
 
+def checked_name(name: object, what: str) -> str | None:
+    """Return what names an agent or a session, None as it is.
+
+    Raises:
+        MemoryStoreError: as `checked_text`.
+    """
+    return None if name is None else checked_text(name, what)
+
+
 def checked_metadata(metadata: object) -> dict[str, Any]:
     """Return a deep copy of the metadata as plain JSON values (tuples become lists); None is {}.
 
@@ -117,7 +129,7 @@ def checked_mode(mode: str) -> SearchMode:
     raise MemoryStoreError(f"mode must be one of {', '.join(SEARCH_MODES)}, not {mode!r}.")
 
 
-def checked_id(memory_id: object, user_id: str) -> str:
+def checked_id(memory_id: object, scope: Scope) -> str:
     """Return `memory_id` if it can be the id of an entry.
 
     Raises:
@@ -128,13 +140,13 @@ def checked_id(memory_id: object, user_id: str) -> str:
             return memory_id
     except ValueError:
         pass  # falls through to the one error for every id that cannot exist
-    raise not_found(memory_id, user_id)
+    raise not_found(memory_id, scope)
 
 
-def not_found(memory_id: object, user_id: str) -> MemoryNotFound:
-    """Return the error for an id that this user does not have."""
+def not_found(memory_id: object, scope: Scope) -> MemoryNotFound:
+    """Return the error for an id that is unknown in a scope."""
     return MemoryNotFound(
-        f"User {user_id!r} has no memory with the id {memory_id!r}. Use an id that add, search or all returned."
+        f"{scope} has no memory with the id {memory_id!r}. Use an id that add, search or all returned."
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agemem_dspy.memory.filters import AnyOf, Range, Scalar, Where
+from agemem_dspy.memory.scope import Scope
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LONG = 200  # characters of a label that is kept as it is
@@ -123,14 +124,15 @@ def id_text(point_id: PointId) -> str:
     return point_id if isinstance(point_id, str) else str(uuid.UUID(int=point_id))
 
 
-def entries_of(user_id: str, *parts: Part) -> Condition:
-    """Return the condition of a user's entries, in sight or not."""
-    return Condition((*parts, Equals("user_id", user_id)))
+def entries_of(scope: Scope, *parts: Part) -> Condition:
+    """Return the condition of a scope's entries, in sight or not."""
+    named = (Equals("labels", one) for one in scope_labels(scope))
+    return Condition((*parts, Equals("user_id", scope.user_id), *named))
 
 
-def live_entries_of(user_id: str, *parts: Part, at: str | None = None) -> Condition:
-    """Return the condition of a user's entries that are in sight, now or at a time."""
-    return Condition((*parts, Equals("user_id", user_id), Equals("state", "live")), (expired(at),))
+def live_entries_of(scope: Scope, *parts: Part, at: str | None = None) -> Condition:
+    """Return the condition of a scope's entries that are in sight, now or at a time."""
+    return replace(entries_of(scope, *parts, Equals("state", "live")), must_not=(expired(at),))
 
 
 def deleted() -> Equals:
@@ -167,6 +169,12 @@ def labels_of(metadata: Mapping[str, Any]) -> list[str]:
         items = value if isinstance(value, list) else [value]
         found.extend(label(key, item) for item in items if isinstance(item, str | int | float))
     return found
+
+
+def scope_labels(scope: Scope) -> list[str]:
+    """Return the texts by which an agent and a session are indexed; no other label is like them."""
+    named = (("agent", scope.agent_id), ("session", scope.session_id))
+    return [f"{what}:{name}" for what, name in named if name is not None]
 
 
 def content_label(content: str) -> str:

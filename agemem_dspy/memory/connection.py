@@ -19,6 +19,7 @@ from agemem_dspy.memory.additions import duplicate
 from agemem_dspy.memory.folder import POINTS, check_manifest, lock_folder, write_manifest
 from agemem_dspy.memory.point_store import PointStore
 from agemem_dspy.memory.points import PREFIX, collection_name
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Connection:
         self._users = 1
         self._last_tick = 0
         self._tick_lock = threading.Lock()
-        self._adding: set[tuple[str, str]] = set()  # what only one call may add at a time
+        self._adding: set[tuple[Scope, str]] = set()  # what only one call may add at a time
         self._adding_lock = threading.Lock()
         self._write_lock: AbstractContextManager[object] = nullcontext() if self.is_server else threading.RLock()
 
@@ -169,13 +170,15 @@ class Connection:
             self._last_tick = max(self._last_tick, tick)
 
     @contextmanager
-    def adding(self, user_id: str, contents: Sequence[str]) -> Iterator[None]:
-        """Keep these contents from being added by another call meanwhile; there is nothing to wait for.
+    def adding(self, scope: Scope, contents: Sequence[str]) -> Iterator[None]:
+        """Keep these contents from being added to a scope by another call meanwhile; there is nothing to wait for.
+
+        Another scope needs no such thing: of two that see each other's entries in part, one may as well be the first.
 
         Raises:
             MemoryDuplicate: another call is adding one of them.
         """
-        wanted = {(user_id, content) for content in contents}
+        wanted = {(scope, content) for content in contents}
         with self._adding_lock:
             for _, content in wanted & self._adding:
                 raise duplicate(content, "is being added by another call")

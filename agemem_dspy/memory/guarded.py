@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import override
 
@@ -27,24 +26,15 @@ from agemem_dspy.memory.checks import (
     checked_top_k,
     checked_versions,
 )
-from agemem_dspy.memory.event_loop import off_loop
 from agemem_dspy.memory.filters import Range, Where
-from agemem_dspy.memory.guards import Guard, GuardContext, read_guards, write_guards
+from agemem_dspy.memory.guards import Guard, read_guards, write_guards
+from agemem_dspy.memory.guards.judges import Judges
 from agemem_dspy.memory.guards.limits import AddLog
-from agemem_dspy.memory.guards.verdict import Judgement, Operation, judged
+from agemem_dspy.memory.guards.verdict import Judgement
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
-from agemem_dspy.memory.quarantine import (
-    QUARANTINE,
-    RELEASED,
-    Quarantined,
-    is_set_aside,
-    marks,
-    now,
-    quarantined,
-    set_aside,
-    vouched,
-)
+from agemem_dspy.memory.quarantine import Quarantine, Quarantined, is_set_aside, marks, set_aside, vouched
 from agemem_dspy.memory.reranking import Reranking
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Provenance, Version
 
 _T = TypeVar("_T")
@@ -77,15 +67,18 @@ class GuardedMemory(LongTermMemory):
         adds: AddLog | None = None,
     ) -> None:
         self._store = store
-        self._write = write_guards() if write is None else tuple(write)
-        self._read = read_guards() if read is None else tuple(read)
+        self._quarantine = Quarantine(store)
         self._clock = clock
-        self._adds = adds or AddLog(clock)
+        self._judges = Judges(
+            write_guards() if write is None else tuple(write),
+            read_guards() if read is None else tuple(read),
+            adds or AddLog(clock),
+        )
 
     @property
     @override
-    def user_id(self) -> str:
-        return self._store.user_id
+    def scope(self) -> Scope:
+        return self._store.scope
 
     @property
     @override
@@ -109,9 +102,9 @@ class GuardedMemory(LongTermMemory):
         unique: bool = False,
     ) -> Memory:
         entry = NewMemory(content=content, metadata=metadata, memory_type=memory_type, expires_at=expires_at, by=by)
-        found = self._judged_new(entry)
+        found = self._judges.of_new(self.user_id, entry)
         if found.action == "quarantine":
-            self._set_aside(found)
+            self._quarantine.hold(found)
         return self._store.add_many([_allowed(entry, found)], unique=unique)[0]
 
     @override
@@ -126,7 +119,7 @@ class GuardedMemory(LongTermMemory):
         for number, entry in enumerate(entries, 1):
             place = f"entry {number} of {len(entries)}; none was added"
             try:
-                judgements.append(self._judged_new(entry))
+                judgements.append(self._judges.of_new(self.user_id, entry))
             except MemoryRejected as error:
                 raise MemoryRejected(error.guard, f"{error.reason} ({place})") from error
             except MemoryStoreError as error:
@@ -151,13 +144,21 @@ class GuardedMemory(LongTermMemory):
         new = dataclasses.replace(
             before, content=checked_text(content, "content"), metadata=checked_metadata(metadata), expires_at=until
         )
-        found = self._judged("update", new, checked_metadata(by), before=before)
+        found = self._judges.of_written("update", self.user_id, new, checked_metadata(by), before=before)
         if found.action == "quarantine":
-            self._set_aside(found, updates=id)
+            self._quarantine.hold(found, updates=before)
         return self._store.update(id, found.memory.content, found.memory.metadata, expires_at=expires_at, by=found.by)
 
     @override
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
         """Take an entry over; every version is judged, as coming from somewhere else, whatever it says of its maker.
 
         Raises:
@@ -169,13 +170,14 @@ class GuardedMemory(LongTermMemory):
         source = Provenance(channel="import")
         for version in checked_versions(versions):
             entry = Memory(id=id, content=version.content, metadata=version.metadata, memory_type=memory_type)
-            found = self._judged("add", entry, version.by, source=source)
+            found = self._judges.of_written("add", self.user_id, entry, version.by, source=source)
             worst = found if found.action == "quarantine" and worst is None else worst
             text = found.memory
             kept.append(dataclasses.replace(version, content=text.content, metadata=text.metadata, by=found.by))
         if worst is None or not kept[-1].live:
-            return self._store.insert(id, kept, memory_type)
-        self._store.insert(id, [*kept, set_aside(kept[-1], worst, source)], memory_type)
+            return self._store.insert(id, kept, memory_type, agent_id=agent_id, session_id=session_id)
+        kept.append(set_aside(kept[-1], worst, source))
+        self._store.insert(id, kept, memory_type, agent_id=agent_id, session_id=session_id)
         raise MemoryQuarantined(worst.guard, worst.reason, id)
 
     @override
@@ -192,7 +194,7 @@ class GuardedMemory(LongTermMemory):
         former = state_before(history, changes)
         if former.live and not vouched(history, former.content):
             entry = Memory(id=id, content=former.content, metadata=former.metadata)
-            found = self._judged("update", entry, former.by)
+            found = self._judges.of_written("update", self.user_id, entry, former.by)
             if found.action != "allow" or found.memory != entry:
                 reason = found.reason or "what would come back holds something that is not stored any more"
                 raise MemoryRejected(found.guard or "the guards", reason)
@@ -216,7 +218,7 @@ class GuardedMemory(LongTermMemory):
         """
         limit, order = checked_top_k(top_k), reranking or self.reranking
         wanted = fetch = order.depth(limit)
-        seen: dict[str, Memory | None] = {} if as_of is None else dict.fromkeys(self._in_quarantine())
+        seen: dict[str, Memory | None] = {} if as_of is None else dict.fromkeys(self._quarantine.ids())
         while True:
             found = self._store.search(query, fetch, where, when=when, mode=mode, as_of=as_of, reranking=Reranking())
             for memory in found:
@@ -229,8 +231,7 @@ class GuardedMemory(LongTermMemory):
 
     def quarantined(self) -> list[Quarantined]:
         """Return what waits for a person, oldest first."""
-        waiting = [memory for memory in self._store.removed() if memory.provenance.channel == QUARANTINE]
-        return [quarantined(memory, self._store.history(memory.id)[-1].by) for memory in waiting]
+        return self._quarantine.waiting()
 
     def release(self, id: str, *, by: Mapping[str, Any] | None = None) -> Memory:
         """Bring an entry out of quarantine on a person's word: no guard is asked about this text again.
@@ -241,27 +242,19 @@ class GuardedMemory(LongTermMemory):
             MemoryNotFound: as for `history`.
             MemoryStoreError: it is not in quarantine.
         """
-        history = self._store.history(id)
-        if not is_set_aside(history[-1]):
-            raise MemoryStoreError(f"The memory {id!r} is not in quarantine: there is nothing to release.")
-        maker = {**(by or {}), **Provenance(role="user", channel=RELEASED, trust="trusted").by()}
-        target, text = history[-1].by.get("updates"), history[-1]
-        if target:
-            with contextlib.suppress(MemoryNotFound):
-                changed = self._store.update(target, text.content, text.metadata, expires_at=text.expires_at, by=maker)
-                self._store.purge(id)
-                return changed
-        return self._store.restore(id, by=maker)
+        return self._quarantine.release(id, by or {})
 
     @override
-    def scoped(self, user_id: str) -> GuardedMemory:
-        """Return another user's view, behind the same guards; the views count together what a user adds."""
-        store = self._store.scoped(user_id)
-        return GuardedMemory(store, write=self._write, read=self._read, clock=self._clock, adds=self._adds)
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> GuardedMemory:
+        """Return another view, behind the same guards; the views count together what a user adds."""
+        store = self._store.scoped(user_id, agent_id=agent_id, session_id=session_id)
+        judges = self._judges
+        return GuardedMemory(store, write=judges.write, read=judges.read, clock=self._clock, adds=judges.adds)
 
     @override
     def blank(self) -> GuardedMemory:
-        return GuardedMemory(self._store.blank(), write=self._write, read=self._read, clock=self._clock)
+        judges = self._judges
+        return GuardedMemory(self._store.blank(), write=judges.write, read=judges.read, clock=self._clock)
 
     @override
     def entries(self) -> Iterator[Entry]:
@@ -302,7 +295,7 @@ class GuardedMemory(LongTermMemory):
     @override
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
         """Return every entry, oldest first; with `as_of`, none that is in quarantine now."""
-        hidden = frozenset() if as_of is None else self._in_quarantine()
+        hidden = frozenset() if as_of is None else self._quarantine.ids()
         return [memory for memory in self._store.all(as_of=as_of) if memory.id not in hidden]
 
     @override
@@ -320,77 +313,13 @@ class GuardedMemory(LongTermMemory):
     def __repr__(self) -> str:
         return f"GuardedMemory({self._store!r})"
 
-    def _judged_new(self, entry: NewMemory) -> Judgement:
-        """Ask the write guards about an entry that is not stored yet."""
-        self._adds.note(self.user_id)
-        new = Memory(
-            id="",
-            content=checked_text(entry.content, "content"),
-            metadata=checked_metadata(entry.metadata),
-            memory_type=checked_text(entry.memory_type, "memory_type"),
-            expires_at=checked_moment(entry.expires_at),
-        )
-        return self._judged("add", new, checked_metadata(entry.by))
-
-    def _judged(
-        self,
-        operation: Operation,
-        memory: Memory,
-        by: Mapping[str, Any],
-        *,
-        before: Memory | None = None,
-        source: Provenance | None = None,
-    ) -> Judgement:
-        """Ask the write guards.
-
-        Raises:
-            MemoryRejected: one refuses.
-        """
-        context = GuardContext(
-            operation=operation,
-            user_id=self.user_id,
-            provenance=source or Provenance.of(by),
-            by=by,
-            before=before,
-            added=lambda seconds: self._adds.count(self.user_id, seconds),
-        )
-        found = off_loop(judged, self._write, memory, context)
-        if found.action == "reject":
-            raise MemoryRejected(found.guard, found.reason)
-        return found
-
-    def _set_aside(self, found: Judgement, *, updates: str = "") -> NoReturn:
-        """Store what was judged out of sight, in one write, and tell.
-
-        Raises:
-            MemoryQuarantined: always.
-        """
-        memory, id = found.memory, str(uuid.uuid4())
-        version = Version(
-            change="add",
-            content=memory.content,
-            metadata=memory.metadata,
-            expires_at=memory.expires_at,
-            at=now(),
-            by=found.by,
-        )
-        hidden = set_aside(version, found, Provenance.of(found.by), updates=updates)
-        self._store.insert(id, [version, hidden], memory.memory_type)
-        raise MemoryQuarantined(found.guard, found.reason, id)
-
-    def _in_quarantine(self) -> frozenset[str]:
-        return frozenset(one.memory.id for one in self.quarantined())
-
     def _shown(self, memory: Memory, query: str, *, past: bool) -> Memory | None:
         """Return a memory as the read guards let it be seen, None where they do not.
 
         Args:
             past: whether it is a former state, which says nothing about the entry as it is.
         """
-        context = GuardContext(
-            operation="retrieve", user_id=self.user_id, provenance=memory.provenance, before=memory, query=query
-        )
-        found = off_loop(judged, self._read, memory, context)
+        found = self._judges.of_read(self.user_id, memory, query)
         if found.action == "allow":
             return found.memory
         with contextlib.suppress(MemoryNotFound):  # another thread was quicker to delete or purge it

@@ -6,18 +6,17 @@ Importing this module loads no database client and no model; `open` does, when i
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.checks import Moment, SearchMode
 from agemem_dspy.memory.event_loop import asynchronous
 from agemem_dspy.memory.filters import Range, Where
+from agemem_dspy.memory.handle import Handle
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
@@ -25,14 +24,16 @@ if TYPE_CHECKING:
     import dspy
     from qdrant_client import AsyncQdrantClient, QdrantClient
 
-_T = TypeVar("_T")
+    from agemem_dspy.memory.scope import Scope
 
 
-class LongTermMemory(ABC):
+class LongTermMemory(Handle):
     """The memories of one user, searched by meaning. This docstring is the contract.
 
-    Scope:    a store sees the entries of its own `user_id` and no others; an id of another user
-              is unknown here. `scoped` gives another user's view of the same store and embedder.
+    Scope:    a view sees the entries of its own `user_id` and no others. One that names an `agent_id`, a `session_id`
+              or both adds entries of theirs and sees those alone; where it names none, it sees them of every agent and
+              session. To every call what it does not see is not there: an id is unknown, `unique` does not count it,
+              `forget_user` leaves it. `scoped` gives another view of the same store and embedder.
     Ids:      UUID4 strings, never used twice, kept by an update and by `insert` into another store.
     Mutation: a call that returns has been written; a call that raises has changed nothing. A change is one write:
               whatever happens in the midst of it, the entry is as it was or as it should be.
@@ -64,17 +65,21 @@ class LongTermMemory(ABC):
         where: str | os.PathLike[str],
         *,
         user_id: str = "default",
+        agent_id: str | None = None,
+        session_id: str | None = None,
         embedder: Embedder | dspy.Embedder | str | None = None,
         reranking: Reranking | None = None,
         client: QdrantClient | None = None,
         async_client: AsyncQdrantClient | None = None,
     ) -> LongTermMemory:
-        """Open a store and return the view of one user.
+        """Open a store and return the view of one user, or of one agent or session of theirs.
 
         Args:
             where: ":memory:" (private, gone when closed), a folder (embedded and persistent, made if
                 missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`).
             user_id: whose memories these are.
+            agent_id: which agent's alone; of all of them when None.
+            session_id: which session's alone; of all of them when None.
             embedder: what makes vectors of texts: an embedder, a `dspy.Embedder`, a name such as
                 "openai/text-embedding-3-small" (see `as_embedder`), or None for the packaged MiniLM.
             reranking: how searches order what they have found, the agent's too; by their own scores when None.
@@ -90,19 +95,36 @@ class LongTermMemory(ABC):
         from agemem_dspy.memory.connection import Clients
         from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
+        from agemem_dspy.memory.scope import Scope
 
         try:
             if isinstance(where, str | os.PathLike):
                 os.fsencode(where)
         except UnicodeEncodeError as error:
             raise MemoryStoreError(f"Cannot open {where!r}: no place has such a name ({error.reason}).") from error
+        scope = Scope(user_id=user_id, agent_id=agent_id, session_id=session_id)
         maker, clients = as_embedder(embedder), Clients(client, async_client)
-        return QdrantMemory(where, user_id=user_id, embedder=maker, clients=clients, reranking=reranking)
+        return QdrantMemory(where, scope=scope, embedder=maker, clients=clients, reranking=reranking)
 
     @property
     @abstractmethod
+    def scope(self) -> Scope:
+        """Return whose entries this view sees."""
+
+    @property
     def user_id(self) -> str:
         """Return whose memories these are."""
+        return self.scope.user_id
+
+    @property
+    def agent_id(self) -> str | None:
+        """Return which agent's alone, None where it is every one's."""
+        return self.scope.agent_id
+
+    @property
+    def session_id(self) -> str | None:
+        """Return which session's alone, None where it is every one's."""
+        return self.scope.session_id
 
     @property
     @abstractmethod
@@ -153,18 +175,28 @@ class LongTermMemory(ABC):
         """
 
     @abstractmethod
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
         """Take an entry over from another store, with its id and its history.
 
         Args:
             versions: oldest first, as `history` returns them; one at least.
+            agent_id: of which agent it is, where this view sees every one's; that of the view when None.
+            session_id: the same of a session.
 
         Returns:
             the entry, None when its last version is out of sight.
 
         Raises:
             MemoryExists: the id is taken, by whomever.
-            MemoryStoreError: the id is no UUID, or a version cannot be stored.
+            MemoryStoreError: the id is no UUID, a version cannot be stored, or this view would not see the entry.
         """
 
     @abstractmethod
@@ -209,7 +241,7 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """Yield everything of this user, deleted and expired entries too, in insertion order; `insert` takes it over.
+        """Yield everything in this scope, deleted and expired entries too, in insertion order; `insert` takes it over.
 
         What is added or changed meanwhile may or may not be seen.
         """
@@ -254,11 +286,14 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def purge_expired(self) -> int:
-        """Remove the entries of this user that have expired for good, with their histories; return how many."""
+        """Remove the entries in this scope that have expired for good, with their histories; return how many."""
 
     @abstractmethod
     def forget_user(self) -> int:
-        """Remove everything of this user for good, histories and deleted entries too; return how many entries."""
+        """Remove everything in this scope for good, histories and deleted entries too; return how many entries.
+
+        On a view that names an agent or a session the rest of the user's entries stays.
+        """
 
     @abstractmethod
     def get(self, id: str) -> Memory:
@@ -283,7 +318,7 @@ class LongTermMemory(ABC):
         """Return the `top_k` entries that fit the query best, best first, each with its cosine `score`.
 
         With "lexical", entries that share no word with the query are not found.
-        With `as_of` it is as exact and not as quick: everything of the user is read, deleted entries too, and every
+        With `as_of` it is as exact and not as quick: everything in the scope is read, deleted entries too, and every
         content that was changed since then is embedded again.
 
         Args:
@@ -299,7 +334,7 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
-        """Return every entry of this user, oldest first.
+        """Return every entry in this scope, oldest first.
 
         Args:
             as_of: return what was in sight at this time instead, each as it was then, by the times in the histories:
@@ -311,23 +346,23 @@ class LongTermMemory(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Return how many entries this user has."""
+        """Return how many entries are in this scope."""
 
     @abstractmethod
-    def scoped(self, user_id: str) -> LongTermMemory:
-        """Return another user's view of the same store; it stays open when this one is closed."""
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> LongTermMemory:
+        """Return another view of the same store; it stays open when this one is closed.
+
+        Args:
+            agent_id: as for `open`; that of this view when None.
+            session_id: the same.
+
+        Raises:
+            MemoryStoreError: a name cannot be stored.
+        """
 
     def blank(self) -> LongTermMemory:
         """Return an empty store in the process, alike in embedder and guards, in which an episode may be played."""
         return LongTermMemory.open(":memory:", embedder=self.embedder, reranking=self.reranking)
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the store; closing twice is harmless, any other call afterwards raises."""
-
-    async def awaited(self, call: Callable[[], _T]) -> _T:
-        """Run a call that uses this store without blocking the event loop: what the asynchronous methods do."""
-        return await asyncio.to_thread(call)
 
     aadd = asynchronous(add)
     aadd_many = asynchronous(add_many)
@@ -347,35 +382,6 @@ class LongTermMemory(ABC):
     aall = asynchronous(all)  # noqa: A003 - the method is meant
     acount = asynchronous(count)
     ascoped = asynchronous(scoped)
-    aclose = asynchronous(close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
-        raise MemoryStoreError(
-            f"A {type(self).__name__} cannot be pickled: a connection cannot travel. Keep its folder or URL "
-            "and call LongTermMemory.open again on the other side."
-        )
 
 
 def state_before(history: Sequence[Version], changes: int) -> Version:

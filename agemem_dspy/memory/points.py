@@ -8,14 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agemem_dspy.memory.conditions import content_label, labels_of
+from agemem_dspy.memory.conditions import content_label, labels_of, scope_labels
 from agemem_dspy.memory.folder import SCHEMA_VERSION
-from agemem_dspy.types import Embedder, Memory, Provenance, Version
+from agemem_dspy.memory.scope import Scope
+from agemem_dspy.types import Embedder, Entry, Memory, Provenance, Version
 
 PREFIX = "agemem-"
 
 
-def payload_of(user_id: str, memory_type: str, seq: int, versions: Sequence[Version]) -> dict[str, Any]:
+def payload_of(scope: Scope, memory_type: str, seq: int, versions: Sequence[Version]) -> dict[str, Any]:
     """Return what is stored of an entry: its last version spelt out, the others as they were.
 
     Args:
@@ -24,11 +25,13 @@ def payload_of(user_id: str, memory_type: str, seq: int, versions: Sequence[Vers
     """
     now = versions[-1]
     return {
-        "user_id": user_id,
+        "user_id": scope.user_id,
+        "agent_id": scope.agent_id,
+        "session_id": scope.session_id,
         "seq": seq,
         "content": now.content,
         "metadata": dict(now.metadata),
-        "labels": [*labels_of(now.metadata), content_label(now.content)],
+        "labels": [*labels_of(now.metadata), content_label(now.content), *scope_labels(scope)],
         "memory_type": memory_type,
         "created_at": versions[0].at,
         "updated_at": now.at,
@@ -59,7 +62,25 @@ def memory_of(memory_id: str, payload: Mapping[str, Any], score: float | None = 
         expires_at=payload["expires_at"],
         score=score,
         provenance=Provenance.of(payload["by"]),
+        agent_id=payload.get("agent_id"),
+        session_id=payload.get("session_id"),
     )
+
+
+def entry_of(entry_id: str, payload: Mapping[str, Any]) -> Entry:
+    """Return an entry with all that it ever was."""
+    return Entry(
+        id=entry_id,
+        versions=tuple(versions_of(payload)),
+        memory_type=payload["memory_type"],
+        agent_id=payload.get("agent_id"),
+        session_id=payload.get("session_id"),
+    )
+
+
+def scope_of(payload: Mapping[str, Any]) -> Scope:
+    """Return whose entry it is; what a version before scopes had agents and sessions has written has none."""
+    return Scope(user_id=payload["user_id"], agent_id=payload.get("agent_id"), session_id=payload.get("session_id"))
 
 
 def payload_at(payload: Mapping[str, Any], moment: str) -> dict[str, Any] | None:
@@ -68,7 +89,7 @@ def payload_at(payload: Mapping[str, Any], moment: str) -> dict[str, Any] | None
     made = [number for number, version in enumerate(versions, start=1) if version.at <= moment]
     if not made:
         return None
-    return payload_of(payload["user_id"], payload["memory_type"], payload["seq"], versions[: made[-1]])
+    return payload_of(scope_of(payload), payload["memory_type"], payload["seq"], versions[: made[-1]])
 
 
 def versions_of(payload: Mapping[str, Any]) -> list[Version]:

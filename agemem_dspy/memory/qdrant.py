@@ -1,7 +1,7 @@
 """Long-term memory on an engine of points: Qdrant's embedded one in a folder, a Qdrant server, or a dictionary.
 
-One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, and every read,
-change and removal carries a condition on it, by-id ones too.
+One collection per embedding model. Many users share it: `user_id` in the payload is the tenant key, agents and sessions
+are among its labels, and every read, change and removal carries a condition on them, by-id ones too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing_extensions import override
 
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
 from agemem_dspy.memory.additions import first_versions, refuse_repeated, refuse_stored
-from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import (
     Moment,
     SearchMode,
@@ -30,16 +29,12 @@ from agemem_dspy.memory.checks import (
     checked_text,
     checked_top_k,
     checked_versions,
-    not_found,
     taken,
 )
 from agemem_dspy.memory.conditions import (
     Condition,
-    Equals,
     HasId,
-    Part,
     deleted,
-    entries_of,
     expired,
     id_text,
     live_entries_of,
@@ -50,13 +45,14 @@ from agemem_dspy.memory.connection import Clients, Connection, connect
 from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.event_loop import beside_loop
 from agemem_dspy.memory.filters import Range, Where, checked_when, checked_where
-from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
-from agemem_dspy.memory.point_store import CHUNK, Point, PointStore, Record, in_chunks
-from agemem_dspy.memory.points import memory_of, payload_of, versions_of
+from agemem_dspy.memory.point_store import CHUNK, PointStore, in_chunks
+from agemem_dspy.memory.points import entry_of, memory_of, payload_of, versions_of
 from agemem_dspy.memory.ranking import best_memories
 from agemem_dspy.memory.reranking import Reranking
+from agemem_dspy.memory.scope import Scope
+from agemem_dspy.memory.scoped_points import ScopedPoints, point_of
 from agemem_dspy.types import Embedder, Entry, Memory, NewMemory, Version
 
 _T = TypeVar("_T")
@@ -69,7 +65,7 @@ class QdrantMemory(LongTermMemory):
         self,
         where: str | os.PathLike[str],
         *,
-        user_id: str,
+        scope: Scope,
         embedder: Embedder,
         reranking: Reranking | None = None,
         connection: Connection | None = None,
@@ -82,7 +78,7 @@ class QdrantMemory(LongTermMemory):
         """
         if not isinstance(embedder, Embedder):
             raise MemoryStoreError(f"{embedder!r} is no embedder: it needs `name`, `dimension` and `embed(texts)`.")
-        self._user_id = checked_text(user_id, "user_id")
+        self._scope = scope
         self._embedder = embedder
         self._reranking = reranking or Reranking()
         self._where = where
@@ -96,8 +92,8 @@ class QdrantMemory(LongTermMemory):
 
     @property
     @override
-    def user_id(self) -> str:
-        return self._user_id
+    def scope(self) -> Scope:
+        return self._scope
 
     @property
     @override
@@ -118,31 +114,40 @@ class QdrantMemory(LongTermMemory):
         contents = [version.content for version, _ in first]
         if unique:
             refuse_repeated(contents)
-            refuse_stored(points, self._user_id, contents)  # now, to save the embedding, and when nobody else can add
+            refuse_stored(points, self._scope, contents)  # now, to save the embedding, and when nobody else can add
         rows = embed_checked(self._embedder, contents)
         new = {
-            str(uuid.uuid4()): payload_of(self._user_id, kind, connection.tick(), [version]) for version, kind in first
+            str(uuid.uuid4()): payload_of(self._scope, kind, connection.tick(), [version]) for version, kind in first
         }
-        made = (_point(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
-        with connection.adding(self._user_id, contents) if unique else contextlib.nullcontext():
+        made = (point_of(id, payload, row.tolist()) for (id, payload), row in zip(new.items(), rows, strict=True))
+        with connection.adding(self._scope, contents) if unique else contextlib.nullcontext():
             if unique:
-                refuse_stored(points, self._user_id, contents)
+                refuse_stored(points, self._scope, contents)
             points.insert(made)
         return [memory_of(id, payload) for id, payload in new.items()]
 
     @override
-    def insert(self, id: str, versions: Sequence[Version], memory_type: str = "general") -> Memory | None:
-        checked_id(id, self._user_id)
+    def insert(
+        self,
+        id: str,
+        versions: Sequence[Version],
+        memory_type: str = "general",
+        *,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Memory | None:
+        checked_id(id, self._scope)
+        owner = self._scope.of_entry(agent_id, session_id)
         kept = checked_versions(versions)
         kind = checked_text(memory_type, "memory_type")
         points, vector = self._points(), self._embed(kept[-1].content)
         with self._connection.exclusive():
             if points.has(id):
                 raise taken(id)
-            payload = payload_of(self._user_id, kind, self._connection.tick(), kept)
-            points.insert([_point(id, payload, vector)])
+            payload = payload_of(owner, kind, self._connection.tick(), kept)
+            points.insert([point_of(id, payload, vector)])
             if points.is_server:  # where another process may have been quicker
-                records = points.fetch([id], self._mine())
+                records = points.fetch([id], self._mine.under())
                 if not records or versions_of(records[0][1]) != kept:
                     raise taken(id)
         return memory_of(id, payload) if kept[-1].live else None
@@ -160,38 +165,38 @@ class QdrantMemory(LongTermMemory):
         checked_text(content, "content")
         changes, maker = checked_metadata(metadata), checked_metadata(by)
         until = None if expires_at == "keep" else checked_moment(expires_at)
-        self._find(id)  # an unknown id should not cost an embedding
+        self._mine.find(id)  # an unknown id should not cost an embedding
         vector = self._embed(content)
         with self._connection.exclusive():
-            payload = self._find(id)
+            payload = self._mine.find(id)
             merged = {**payload["metadata"], **changes}
             end: str | None = payload["expires_at"] if expires_at == "keep" else until
             version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
-            return self._change(id, payload, version, vector)
+            return self._mine.change(id, payload, version, vector)
 
     @override
     def delete(self, id: str, *, by: Mapping[str, Any] | None = None) -> None:
         maker = checked_metadata(by)
         with self._connection.exclusive():
-            payload = self._find(id)
+            payload = self._mine.find(id)
             version = dataclasses.replace(versions_of(payload)[-1], change="delete", live=False, at=_now(), by=maker)
-            self._change(id, payload, version)
+            self._mine.change(id, payload, version)
 
     @override
     def history(self, id: str) -> list[Version]:
-        return versions_of(self._find(id, removed=True))
+        return versions_of(self._mine.find(id, removed=True))
 
     @override
     def removed(self) -> list[Memory]:
-        return self._listed(self._mine(deleted()))
+        return self._listed(self._mine.under(deleted()))
 
     @override
     def entries(self) -> Iterator[Entry]:
-        points, mine = self._points(), self._mine()
+        points, mine = self._points(), self._mine.under()
         order = {id_text(one): payload["seq"] for one, payload in points.scroll(mine, ["seq"])}
         for batch in in_chunks(sorted(order, key=order.__getitem__), CHUNK):  # contents are read as they are asked for
             for one, payload in sorted(points.fetch(batch, mine), key=lambda record: order[id_text(record[0])]):
-                yield Entry(id=id_text(one), versions=tuple(versions_of(payload)), memory_type=payload["memory_type"])
+                yield entry_of(id_text(one), payload)
 
     @override
     def users(self) -> list[str]:
@@ -203,31 +208,31 @@ class QdrantMemory(LongTermMemory):
         former = state_before(self.history(id), changes)
         vector = self._embed(former.content)
         with self._connection.exclusive():
-            payload = self._find(id, removed=True)
+            payload = self._mine.find(id, removed=True)
             before = state_before(versions_of(payload), changes)
             if before.content != former.content:
                 raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
             version = dataclasses.replace(before, change="undo", at=_now(), by=maker)
-            memory = self._change(id, payload, version, vector)
+            memory = self._mine.change(id, payload, version, vector)
             return memory if version.live else None
 
     @override
     def purge(self, id: str) -> None:
         with self._connection.exclusive():
-            self._find(id, removed=True)
-            self._remove(self._mine(HasId((id,))))
+            self._mine.find(id, removed=True)
+            self._mine.remove(self._mine.under(HasId((id,))))
 
     @override
     def purge_expired(self) -> int:
-        return self._remove(self._mine(expired()))
+        return self._mine.remove(self._mine.under(expired()))
 
     @override
     def forget_user(self) -> int:
-        return self._remove(self._mine())
+        return self._mine.remove(self._mine.under())
 
     @override
     def get(self, id: str) -> Memory:
-        return memory_of(id, self._find(id))
+        return memory_of(id, self._mine.find(id))
 
     @override
     def search(
@@ -245,13 +250,13 @@ class QdrantMemory(LongTermMemory):
         limit, way = checked_top_k(top_k), checked_mode(mode)
         asked = (*matching(checked_where(where)), *within(checked_when(when)))
         moment, order = checked_moment(as_of, "as_of"), reranking or self._reranking
-        depth, condition = order.depth(limit), live_entries_of(self._user_id, *asked, at=moment)
+        depth, condition = order.depth(limit), live_entries_of(self._scope, *asked, at=moment)
         points, vector = self._points(), self._embed(query)
         if moment is None:
             found = best_memories(points, query, vector, condition, depth, way)
         else:
             with self._connection.exclusive():  # vectors are those of the contents that are read
-                now = points.scroll(self._mine())
+                now = points.scroll(self._mine.under())
                 then = records_at(now, condition, moment)
                 cosines = stored_cosines(points, vector, now, then)
             found = best_memories_then(self._embedder, query, vector, then, cosines, depth, way)
@@ -260,22 +265,22 @@ class QdrantMemory(LongTermMemory):
     @override
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
         moment = checked_moment(as_of, "as_of")
-        condition = live_entries_of(self._user_id, at=moment)
+        condition = live_entries_of(self._scope, at=moment)
         if moment is None:
             return self._listed(condition)
-        then = records_at(self._points().scroll(self._mine()), condition, moment)
+        then = records_at(self._points().scroll(self._mine.under()), condition, moment)
         return [memory_of(id_text(one), payload) for one, payload in then]
 
     @override
     def count(self) -> int:
-        return self._points().count(live_entries_of(self._user_id))
+        return self._points().count(live_entries_of(self._scope))
 
     @override
-    def scoped(self, user_id: str) -> QdrantMemory:
-        checked_text(user_id, "user_id")
+    def scoped(self, user_id: str, *, agent_id: str | None = None, session_id: str | None = None) -> QdrantMemory:
+        scope = self._scope.of_user(user_id, agent_id, session_id)
         return QdrantMemory(
             self._where,
-            user_id=user_id,
+            scope=scope,
             embedder=self._embedder,
             reranking=self._reranking,
             connection=self._open_connection().acquire(),
@@ -290,7 +295,7 @@ class QdrantMemory(LongTermMemory):
         return await (beside_loop(call) if self._connection.is_server else super().awaited(call))
 
     def __repr__(self) -> str:
-        return f"QdrantMemory({str(self._where)!r}, user_id={self._user_id!r}, embedder={self._embedder.name!r})"
+        return f"QdrantMemory({str(self._where)!r}, {self._scope!r}, embedder={self._embedder.name!r})"
 
     def _open_connection(self) -> Connection:
         if not self._finalizer.alive:
@@ -300,9 +305,12 @@ class QdrantMemory(LongTermMemory):
     def _points(self) -> PointStore:
         return self._open_connection().points
 
-    def _mine(self, *parts: Part) -> Condition:
-        """Return the condition of this user's entries, in sight or not."""
-        return entries_of(self._user_id, *parts)
+    @property
+    def _mine(self) -> ScopedPoints:
+        return ScopedPoints(self._open_connection(), self._scope, self._embedder)
+
+    def _listed(self, condition: Condition) -> list[Memory]:
+        return [memory_of(id_text(one), payload) for one, payload in self._mine.records(condition)]
 
     def _embed(self, text: str) -> list[float]:
         vector: list[float] = embed_checked(self._embedder, [text])[0].tolist()
@@ -311,71 +319,14 @@ class QdrantMemory(LongTermMemory):
     def _refuse_other_model(self) -> None:
         """On a server, refuse to hide memories of another model."""
         points = self._points()
-        other = points.elsewhere(self._mine()) if points.is_server and not self.count() else None
+        other = points.elsewhere(self._mine.under()) if points.is_server and not self.count() else None
         if other is not None:
             raise EmbedderMismatch(
-                f"The memories of {self._user_id!r} at {self._where} are in the collection {other!r}, of another "
+                f"The memories of {self.user_id!r} at {self._where} are in the collection {other!r}, of another "
                 f"embedding model or version, but this embedder is {self._embedder.name!r} "
                 f"({self._embedder.dimension} dimensions). Open them with the former one, or export them with it, "
                 "purge them, and import them with this one."
             )
-
-    def _records(self, condition: Condition) -> list[Record]:
-        """Return the points under a condition, oldest first."""
-        return sorted(self._points().scroll(condition), key=lambda record: record[1]["seq"])
-
-    def _listed(self, condition: Condition) -> list[Memory]:
-        return [memory_of(id_text(one), payload) for one, payload in self._records(condition)]
-
-    def _find(self, memory_id: str, *, removed: bool = False) -> Mapping[str, Any]:
-        """Return the payload of an entry in sight, or of any with `removed`."""
-        points = self._points()
-        condition = self._mine() if removed else live_entries_of(self._user_id)
-        records = points.fetch([checked_id(memory_id, self._user_id)], condition)
-        if not records:
-            raise not_found(memory_id, self._user_id)
-        return records[0][1]
-
-    def _remove(self, condition: Condition) -> int:
-        """Remove entries for good, and their texts from the embedder's caches; return how many."""
-        points = self._points()
-        with self._connection.exclusive():
-            gone = [versions_of(payload) for _, payload in points.scroll(condition)]
-            # First the caches, which can be filled again: if they fail, nothing was removed.
-            forget_texts(self._embedder, [version.content for versions in gone for version in versions])
-            points.delete(condition)
-        return len(gone)
-
-    def _change(
-        self, memory_id: str, payload: Mapping[str, Any], version: Version, vector: list[float] | None = None
-    ) -> Memory:
-        """Add a version to an entry, in one write, and return the entry.
-
-        Args:
-            payload: of the entry as it was found.
-            vector: of the content; None where the content stays as it was.
-        """
-        points = self._points()
-        new = payload_of(
-            self._user_id, payload["memory_type"], payload["seq"], [*versions_of(payload), version],
-        )  # fmt: skip
-        # What another process changed or purged meanwhile must not be written over, nor come back.
-        unchanged = self._mine(HasId((memory_id,)), Equals("updated_at", payload["updated_at"]))
-        if vector is None:
-            points.overwrite(new, unchanged)
-        else:
-            points.replace(_point(memory_id, new, vector), unchanged)
-        if points.is_server:  # it does not say whether it wrote
-            stored = versions_of(self._find(memory_id, removed=True))
-            if all(
-                (one.at, one.change, one.content) != (version.at, version.change, version.content) for one in stored
-            ):
-                raise MemoryStoreError(f"The memory {memory_id!r} was changed by another process meanwhile: try again.")
-        return memory_of(memory_id, new)
-
-
-def _point(memory_id: str, payload: Mapping[str, Any], vector: list[float]) -> Point:
-    return Point(memory_id, payload, vector, text_vector(payload["content"]))
 
 
 def _now() -> str:

@@ -6,14 +6,20 @@ carries it, and releasing it is undoing that change.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from agemem_dspy.errors import MemoryNotFound, MemoryQuarantined, MemoryStoreError
 from agemem_dspy.memory.guards.verdict import Judgement
 from agemem_dspy.types import Memory, Provenance, Version
+
+if TYPE_CHECKING:
+    from agemem_dspy.memory.long_term import LongTermMemory
 
 QUARANTINE, RELEASED = "quarantine", "released"  # channels, as in `Provenance`
 
@@ -29,6 +35,64 @@ class Quarantined:
     guard: str
     reason: str
     updates: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """What is set aside in a store."""
+
+    store: LongTermMemory
+
+    def waiting(self) -> list[Quarantined]:
+        """Return what waits for a person, oldest first."""
+        aside = [memory for memory in self.store.removed() if memory.provenance.channel == QUARANTINE]
+        return [quarantined(memory, self.store.history(memory.id)[-1].by) for memory in aside]
+
+    def ids(self) -> frozenset[str]:
+        """Return the ids of what waits."""
+        return frozenset(one.memory.id for one in self.waiting())
+
+    def hold(self, found: Judgement, *, updates: Memory | None = None) -> NoReturn:
+        """Store what was judged out of sight, in one write, and tell.
+
+        Args:
+            updates: the entry that it would change, of whose agent and session it is then.
+
+        Raises:
+            MemoryQuarantined: always.
+        """
+        memory, id = found.memory, str(uuid.uuid4())
+        version = Version(
+            change="add",
+            content=memory.content,
+            metadata=memory.metadata,
+            expires_at=memory.expires_at,
+            at=now(),
+            by=found.by,
+        )
+        hidden = set_aside(version, found, Provenance.of(found.by), updates=updates.id if updates else "")
+        owner = {"agent_id": updates.agent_id, "session_id": updates.session_id} if updates else {}
+        self.store.insert(id, [version, hidden], memory.memory_type, **owner)
+        raise MemoryQuarantined(found.guard, found.reason, id)
+
+    def release(self, id: str, by: Mapping[str, Any]) -> Memory:
+        """Bring an entry back, as `GuardedMemory.release` says.
+
+        Raises:
+            MemoryNotFound: as for `history`.
+            MemoryStoreError: it is not in quarantine.
+        """
+        history = self.store.history(id)
+        if not is_set_aside(history[-1]):
+            raise MemoryStoreError(f"The memory {id!r} is not in quarantine: there is nothing to release.")
+        maker = {**by, **Provenance(role="user", channel=RELEASED, trust="trusted").by()}
+        target, text = history[-1].by.get("updates"), history[-1]
+        if target:
+            with contextlib.suppress(MemoryNotFound):
+                changed = self.store.update(target, text.content, text.metadata, expires_at=text.expires_at, by=maker)
+                self.store.purge(id)
+                return changed
+        return self.store.restore(id, by=maker)
 
 
 def marks(found: Judgement, source: Provenance, updates: str = "") -> dict[str, Any]:

@@ -151,7 +151,9 @@ def _take_over(old: LongTermMemory, new: LongTermMemory) -> Iterator[int]:
         batch = entries[start : start + _BATCH]
         new.embedder.embed([entry.versions[-1].content for entry in batch])  # one call; `insert` finds them cached
         for entry in batch:
-            new.insert(entry.id, entry.versions, entry.memory_type)
+            new.insert(
+                entry.id, entry.versions, entry.memory_type, agent_id=entry.agent_id, session_id=entry.session_id
+            )
         yield len(batch)
     if list(new.entries()) != entries:
         raise MemoryStoreError(

@@ -1,6 +1,6 @@
 """What happens to a memory folder: killed writers, full disks, damaged files, failing parts, and many threads at once.
 
-`AGEMEM_FAULTS=full` makes the long runs of it: a hundred kills, and a hundred thousand entries under eight threads.
+`python benchmarks/memory_faults.py` makes the long runs: a hundred kills, and a hundred thousand entries under threads.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from agemem_dspy.memory.edge_points import FLUSH_AFTER_POINTS, EdgePoints
 from agemem_dspy.memory.point_store import CHUNK, Point
 from agemem_dspy.memory.points import payload_of
 from agemem_dspy.memory.qdrant import QdrantMemory
+from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Version
 
-FULL = os.environ.get("AGEMEM_FAULTS") == "full"
 EMBEDDER = HashEmbedder(32)
+ANA = Scope(user_id="ana")
 
 
 def opened(folder: Path) -> LongTermMemory:
@@ -73,11 +74,10 @@ for number in range(first, first + 10**6):
 """
 
 
-@pytest.mark.parametrize("kills", [100 if FULL else 5])
-def test_what_was_acknowledged_outlives_a_killed_writer(tmp_path: Path, kills: int) -> None:
+def test_what_was_acknowledged_outlives_a_killed_writer(tmp_path: Path) -> None:
     """After each kill every acknowledged change is there, and of the one that was being made all or nothing."""
     folder, wanted, timing = tmp_path / "memories", dict[str, str | None](), random.Random(0)
-    for kill in range(kills):
+    for kill in range(5):
         process = in_other_process(WRITER, folder, 1000 * kill)
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
@@ -105,7 +105,7 @@ def test_what_was_acknowledged_outlives_a_killed_writer(tmp_path: Path, kills: i
 
 def test_eight_threads_lose_nothing(tmp_path: Path) -> None:
     """Each thread adds, changes, deletes, reads and searches; at the end there is what each of them wrote last."""
-    share = 12_500 if FULL else 40
+    share = 40
     with opened(tmp_path) as store:
         start = threading.Barrier(8)
 
@@ -115,8 +115,7 @@ def test_eight_threads_lose_nothing(tmp_path: Path) -> None:
             start.wait()
             with store.scoped(f"user {worker % 4}") as view:
                 while len(mine) < share:
-                    size = max(4, share // 250)
-                    batch = [NewMemory(content=f"{worker} says {len(mine) + number}") for number in range(size)]
+                    batch = [NewMemory(content=f"{worker} says {len(mine) + number}") for number in range(4)]
                     mine |= {memory.id: memory.content for memory in view.add_many(batch)}
                     id = choice.choice(list(mine))
                     mine[id] = view.update(id, f"{mine[id]} again").content
@@ -283,7 +282,6 @@ for folder in sys.argv[1:]:
     except MemoryStoreError as error:
         print("refused:", " ".join(str(error).split()), flush=True)
 """
-DAMAGES = ("cut", "zeroed", "garbled", "removed")
 
 
 def damage(path: Path, how: str) -> None:
@@ -302,10 +300,9 @@ def test_damaged_files_are_an_error_or_harm_nothing(tmp_path: Path) -> None:
     with opened(tmp_path / "whole") as store:
         for number in range(12):
             store.add(f"fact {number}")
-    names = {path.name for path in (tmp_path / "whole").rglob("*") if path.is_file() and path.stat().st_size}
-    if not FULL:
-        names &= {"agemem.json", "edge_config.json", "mutable_id_tracker.mappings", "page_0.dat"}
-    cases = [(name, how) for name in sorted(names - {"closed.json"}) for how in (DAMAGES if FULL else DAMAGES[::2])]
+    names = ("agemem.json", "edge_config.json", "mutable_id_tracker.mappings", "page_0.dat")
+    assert all(any(path.stat().st_size for path in (tmp_path / "whole").rglob(name)) for name in names)
+    cases = [(name, how) for name in names for how in ("cut", "zeroed", "garbled", "removed")]
     for number, (name, how) in enumerate(cases):
         copy = copied(tmp_path / "whole", tmp_path / str(number))
         for path in [path for path in copy.rglob(name) if path.stat().st_size]:
@@ -372,7 +369,7 @@ class Flaky:
 def test_a_part_that_fails_at_any_call_leaves_no_half_change(tmp_path: Path, change: str) -> None:
     """The embedder, then the engine, fail at each of their calls in turn: nothing has changed; then it is done."""
     embedder = Failing()
-    with QdrantMemory(tmp_path, user_id="ana", embedder=embedder) as store:
+    with QdrantMemory(tmp_path, scope=ANA, embedder=embedder) as store:
         over = store.add("over", expires_at="2001-01-31T12:00:00+00:00")
         memory = store.add("old", {"k": 1})
         store.update(memory.id, "older")
@@ -406,7 +403,7 @@ def test_a_part_that_fails_at_any_call_leaves_no_half_change(tmp_path: Path, cha
             if change in ("delete", "purge", "forget_user", "insert", "purge_expired"):
                 break
         store._connection._points = flaky._points
-    with QdrantMemory(tmp_path, user_id="ana", embedder=embedder) as store:
+    with QdrantMemory(tmp_path, scope=ANA, embedder=embedder) as store:
         assert state_of(store) == after[:2]
 
 
@@ -416,12 +413,12 @@ def state_of(store: LongTermMemory) -> list[Any]:
 
 @pytest.mark.parametrize("where", [":memory:", "folder"])
 def test_a_batch_that_fails_in_its_midst_is_taken_back(tmp_path: Path, where: str) -> None:
-    with QdrantMemory(tmp_path if where == "folder" else where, user_id="ana", embedder=EMBEDDER) as store:
+    with QdrantMemory(tmp_path if where == "folder" else where, scope=ANA, embedder=EMBEDDER) as store:
         before = store.add("before")
 
         def points() -> Iterator[Point]:
             for number in range(CHUNK + 1):
-                payload = payload_of("ana", "general", number, [Version(change="add", content="x")])
+                payload = payload_of(ANA, "general", number, [Version(change="add", content="x")])
                 yield Point(str(uuid.uuid4()), payload, EMBEDDER.embed(["x"])[0].tolist(), {1: 1.0})
             raise MemoryStoreError("no more")
 
@@ -433,7 +430,7 @@ def test_a_batch_that_fails_in_its_midst_is_taken_back(tmp_path: Path, where: st
 
 def test_what_was_written_since_the_last_flush_is_flushed_in_time(tmp_path: Path) -> None:
     """A power failure takes no more than the last seconds: the engine flushes while nobody asks it to."""
-    with QdrantMemory(tmp_path, user_id="ana", embedder=CachedEmbedder(EMBEDDER)) as store:
+    with QdrantMemory(tmp_path, scope=ANA, embedder=CachedEmbedder(EMBEDDER)) as store:
         points = store._connection.points
         assert isinstance(points, EdgePoints)
         store.add_many([NewMemory(content="the same fact")] * FLUSH_AFTER_POINTS)

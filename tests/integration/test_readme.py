@@ -101,7 +101,7 @@ def test_the_python_of_the_optimizers_page_runs(tiny: Path, here: Path) -> None:
 def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, Any] = {"am": am}
     page = blocks("python", (ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
-    changes, past, filters, awaited, order, looked_through, embedders, safety = page
+    changes, past, filters, scopes, awaited, order, looked_through, embedders, safety = page
     try:
         exec(compile(changes, "memory.md", "exec"), scope)
         assert scope["changes"] == ["add", "update", "undo", "delete", "undo"]
@@ -112,19 +112,24 @@ def test_the_python_of_the_memory_page_runs(here: Path, agemem_home: Path, monke
         exec(compile(filters, "memory.md", "exec"), scope)
         assert [found.content for found in scope["cheap"]] == ["Hotel Artemide"]
         assert len(scope["recent"]) == 3
+        exec(compile(scopes, "memory.md", "exec"), scope)
+        assert [view.all() for view in (scope["monday"], scope["for_bob"])] == [[], []]
+        assert [one.agent_id for one in scope["of_all_agents"]] == [None, None, None, "planner"]
+        assert scope["helper"].memory.all() == scope["of_all_agents"][-1:] == [scope["plan"]]
         exec(compile(awaited, "memory.md", "exec"), scope)
         assert scope["found"][0].content == "seat: by the window"
         exec(compile(order, "memory.md", "exec"), scope)
         assert len(scope["varied"]) == 3
         assert scope["notebook"].reranking is scope["shortest"]
         exec(compile(looked_through, "memory.md", "exec"), scope)
-        assert scope["report"].entries == 4
+        assert scope["report"].entries == 5
         exec(compile(safety, "memory.md", "exec"), scope)
         assert [one.content for one in scope["guarded"].all()][-1] == "wifi password: [password]"
         assert scope["waiting"].reason == "it revokes instructions"
         assert scope["agent"].memory is scope["guarded"]
     finally:
-        scope["memory"].close()
+        for view in ("memory", "planner", "monday", "for_bob"):
+            scope[view].close()
     with EmbeddingServer() as server:
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

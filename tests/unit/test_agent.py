@@ -425,6 +425,16 @@ def test_users_do_not_share_memories() -> None:
     assert agent.memory.count() == 0
 
 
+def test_whoever_asks_the_memory_stays_that_of_its_agent() -> None:
+    shared = InMemoryStore(HashEmbedder())
+    planner, critic = (make(memory=shared.scoped("default", agent_id=name)) for name in ("planner", "critic"))
+    ask(planner, [call("add_memory", content="I am vegan"), answer("ok")], question="I am vegan.", user_id="ana")
+    [memory] = shared.scoped("ana").all()
+    assert memory.agent_id == "planner"
+    other = ask(critic, [call("retrieve_memory", query="vegan"), answer("?")], question="What am I?", user_id="ana")
+    assert other.trajectory.events[-1].observation == "no memories found"
+
+
 PROCESS = """
 import sys, dspy
 from fakes import answer, call, scripted_lm

@@ -90,6 +90,23 @@ def test_an_unknown_id_removes_nothing(capsys: pytest.CaptureFixture[str], tmp_p
     assert contents(agemem(capsys, "memory", "list", *where, "--json")) == ["Ana is vegan."]
 
 
+def test_agents_and_sessions_are_listed_and_travel_with_an_export(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "ana.jsonl"
+    with LongTermMemory.open(here, agent_id="planner", session_id="monday") as planner:
+        memory = planner.add("the plan")
+    listed = f"{memory.id}  the plan  agent 'planner'  session 'monday'\n"
+    assert agemem(capsys, "memory", "list", "--where", here).out == listed
+    agemem(capsys, "memory", "export", file, "--where", here)
+    assert agemem(capsys, "memory", "import", file, "--where", there, "--json").json["added"] == 1
+    assert agemem(capsys, "memory", "list", "--where", there).out == listed
+    with LongTermMemory.open(there, agent_id="planner") as planner:
+        assert planner.all() == [memory]
+    with LongTermMemory.open(there, agent_id="critic") as critic:
+        assert critic.all() == []
+
+
 def test_an_export_imports_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "out" / "ana.jsonl"
     vegan = "Ana is vegan."

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from agemem_dspy.memory import AnyOf, HashEmbedder, NewMemory, Range
 from agemem_dspy.memory.conditions import label, live_entries_of, matching
 from agemem_dspy.memory.qdrant import QdrantMemory
+from agemem_dspy.memory.scope import Scope
 
 EMBEDDER = HashEmbedder(16)
+ANA = Scope(user_id="ana")
 SCALARS: list[Any] = [0, 1, 2, -1, 1.0, 1.5, -0.0, 2**53, 2**53 + 1, 2**60, 1e300, True, False, "1", "true", "", "Rome"]
 KEYS = ["k", "two words", "a.b", "ключ", "k=1"]
 VALUES = [*SCALARS, None, [], [1, "Rome", True], ["Rome", [2]], {"k": 1}]
@@ -43,7 +45,7 @@ def stores(
     where: str | Path = ":memory:" if request.param == "memory" else tmp_path_factory.mktemp("filters") / "memories"
     oracle = InMemoryStore(EMBEDDER, "ana")
     oracle.add_many(ENTRIES)
-    with QdrantMemory(where, user_id="ana", embedder=EMBEDDER) as store:
+    with QdrantMemory(where, scope=ANA, embedder=EMBEDDER) as store:
         store.add_many(ENTRIES)
         yield store, oracle
 
@@ -56,8 +58,8 @@ def test_an_engine_finds_what_the_oracle_finds(
     store, oracle = stores
     expected = sorted(one.content for one in oracle.search("entry", top_k=1000, where=where, mode="dense"))
     assert sorted(one.content for one in store.search("entry", top_k=1000, where=where, mode="dense")) == expected
-    condition = live_entries_of("ana", *matching(where))
-    everything = store._connection.points.scroll(live_entries_of("ana"))
+    condition = live_entries_of(ANA, *matching(where))
+    everything = store._connection.points.scroll(live_entries_of(ANA))
     assert sorted(payload["content"] for one, payload in everything if condition.holds(one, payload)) == expected
 
 

@@ -181,6 +181,22 @@ def test_a_quarantined_update_leaves_the_entry_and_is_carried_out_when_released(
     assert sights(store) == [POISON]
 
 
+def test_a_quarantined_update_is_in_sight_of_the_agent_whose_entry_it_is(store: GuardedMemory) -> None:
+    with store.scoped("ana", agent_id="planner") as planner, store.scoped("ana", agent_id="critic") as critic:
+        kept = planner.add("diet: vegan")
+        with pytest.raises(MemoryQuarantined) as caught:
+            store.update(kept.id, POISON)
+        assert [one.updates for one in planner.quarantined()] == [kept.id]
+        assert critic.quarantined() == []
+        with pytest.raises(MemoryNotFound):
+            critic.release(caught.value.id)
+        assert planner.release(caught.value.id).id == kept.id
+        with pytest.raises(MemoryQuarantined) as caught:
+            critic.add(POISON)
+        assert (len(store.quarantined()), planner.quarantined()) == (1, [])
+        assert store.release(caught.value.id).agent_id == "critic"
+
+
 def test_an_update_whose_entry_is_gone_becomes_one_of_its_own(store: GuardedMemory) -> None:
     kept = store.add("diet: vegan")
     with pytest.raises(MemoryQuarantined) as caught:
@@ -225,7 +241,8 @@ def test_an_import_is_judged_version_by_version_whatever_it_says_of_its_maker(
 def test_a_quarantine_travels_with_an_export(store: GuardedMemory) -> None:
     id = aside(store)
     with GuardedMemory(InMemoryStore(EMBEDDER, "ana")) as other:
-        assert other.insert(id, store.history(id)) is None
+        assert other.insert(id, store.history(id), agent_id="planner") is None
+        assert [one.memory.agent_id for one in other.quarantined()] == ["planner"]
         [there], [here] = other.quarantined(), store.quarantined()
         assert (there.memory.id, there.guard, there.reason) == (here.memory.id, here.guard, here.reason)
         assert other.release(id).content == POISON

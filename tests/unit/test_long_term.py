@@ -21,6 +21,7 @@ from agemem_dspy.memory import HashEmbedder, default_embedder
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.points import collection_name
 from agemem_dspy.memory.qdrant import QdrantMemory
+from agemem_dspy.memory.scope import Scope
 
 EMBEDDER = HashEmbedder()
 
@@ -110,10 +111,10 @@ def test_a_folder_outlives_the_store(tmp_path: Path) -> None:
 def test_order_survives_a_clock_that_was_set_back(tmp_path: Path) -> None:
     """The sequence of a reopened folder continues after its greatest number, whatever the clock says."""
     ahead = time.time_ns() + 10**15  # eleven days
-    with QdrantMemory(tmp_path, user_id="ana", embedder=EMBEDDER) as store:
+    with QdrantMemory(tmp_path, scope=Scope(user_id="ana"), embedder=EMBEDDER) as store:
         store._connection.not_before(ahead)
         store.add("first")
-    with QdrantMemory(tmp_path, user_id="bob", embedder=EMBEDDER) as store:
+    with QdrantMemory(tmp_path, scope=Scope(user_id="bob"), embedder=EMBEDDER) as store:
         assert store._connection.tick() > ahead + 1
         store.add("second")
         with store.scoped("ana") as anas:

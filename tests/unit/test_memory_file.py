@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from fakes_memory import InMemoryStore
 
-from agemem_dspy.cli.memory_file import Lacking, read_export, write_export
+from agemem_dspy.cli.memory_file import Lacking, read_export, take_over, write_export
+from agemem_dspy.errors import DataError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory, NewMemory
 from agemem_dspy.types import Entry, Version
 
@@ -30,6 +32,8 @@ def filled(folder: Path) -> list[Entry]:
         added = store.add_many([fact, fact, NewMemory(content="over", expires_at=AT)])
         store.update(added[0].id, "the same, corrected", by={"who": "Ana"})
         store.delete(added[1].id)
+        with store.scoped("ana", agent_id="planner", session_id="monday") as planner:
+            planner.add("the same", {"k": 1})
         return list(store.entries())
 
 
@@ -47,7 +51,7 @@ def importing(file: Path, where: Path) -> subprocess.Popen[bytes]:
 def test_an_import_that_was_killed_ends_with_the_same_store(tmp_path: Path) -> None:
     entries, file, there = filled(tmp_path / "here"), tmp_path / "ana.jsonl", tmp_path / "there"
     with LongTermMemory.open(tmp_path / "here", user_id="ana", embedder=EMBEDDER) as store:
-        assert write_export(store, file) == len(entries) == COUNT + 3
+        assert write_export(store, file) == len(entries) == COUNT + 4
     process = importing(file, there)
     log = there / "points" / "wal"
     before = time.monotonic()
@@ -64,6 +68,27 @@ def test_an_import_that_was_killed_ends_with_the_same_store(tmp_path: Path) -> N
     assert importing(file, there).wait() == 0
     with LongTermMemory.open(there, user_id="ana", embedder=EMBEDDER) as store:
         assert list(store.entries()) == entries
+
+
+def test_what_is_equal_but_of_another_agent_is_not_there(tmp_path: Path) -> None:
+    file, store = tmp_path / "ana.jsonl", InMemoryStore(EMBEDDER, "ana", agent_id="planner")
+    store.add("the same")
+    write_export(store, file)
+    assert '"agent_id": "planner", "session_id": null' in file.read_text("utf-8")
+    for agent, count in (("planner", 0), (None, 1), ("critic", 1)):
+        other = InMemoryStore(EMBEDDER, "ana", agent_id=agent)
+        other.add("the same")
+        assert len(list(Lacking(other, read_export(file)).among(read_export(file)))) == count
+
+
+def test_an_export_from_before_there_were_agents_is_the_users(tmp_path: Path) -> None:
+    file, store = tmp_path / "ana.jsonl", InMemoryStore(EMBEDDER, "ana")
+    file.write_text('{"content": "a fact"}\n{"content": "another", "agent_id": 7}\n', "utf-8")
+    rows = read_export(file)
+    take_over(store, next(rows))
+    assert [(one.content, one.agent_id, one.session_id) for one in store.all()] == [("a fact", None, None)]
+    with pytest.raises(DataError, match=":2: The agent_id must be a string, not int"):
+        next(rows)
 
 
 class Endless(InMemoryStore):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from agemem_dspy.errors import MemoryNotFound
 from agemem_dspy.memory import HashEmbedder, LongTermMemory, Reranking
 from agemem_dspy.types import Embedder, Memory
 
@@ -30,15 +32,17 @@ def changed(store: LongTermMemory, step: str, entry: int, content: int) -> None:
     there = store.all()
     if step == "add" or not there:
         store.add(CONTENTS[content], {"content": content})
-    elif step == "update":
-        store.update(there[entry % len(there)].id, CONTENTS[content], {"content": content})
-    elif step == "delete":
-        store.delete(there[entry % len(there)].id)
-    elif step == "undo":
-        store.undo(there[entry % len(there)].id)
-    else:
-        memory = there[entry % len(there)]
-        store.update(memory.id, memory.content, expires_at=now() + datetime.timedelta(milliseconds=1))
+        return
+    memory = there[entry % len(there)]
+    with contextlib.suppress(MemoryNotFound):  # it has expired since we looked
+        if step == "update":
+            store.update(memory.id, CONTENTS[content], {"content": content})
+        elif step == "delete":
+            store.delete(memory.id)
+        elif step == "undo":
+            store.undo(memory.id)
+        else:
+            store.update(memory.id, memory.content, expires_at=now() + datetime.timedelta(milliseconds=1))
 
 
 def without_scores(memories: list[Memory]) -> list[Memory]:

@@ -60,6 +60,8 @@ def filled(folder: Path, count: int = 5) -> dict[str, list[Entry]]:
                 view.delete(ids[1])
                 view.add("the code was 4321", expires_at=past)
                 view.add("the code is 1234", expires_at="2999-01-01T00:00:00Z")
+                with view.scoped(user, agent_id="planner", session_id="monday") as planner:
+                    planner.add("the plan")
         return everything(store)
 
 
@@ -82,9 +84,10 @@ def test_ids_histories_expiry_and_order_are_kept(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     done = reembed(folder, NEW, progress=lambda count, total: steps.append((count, total)))
     assert done is not None
-    assert (done.former, done.name, done.users, done.entries) == ("hash-ngram-64", NEW, 2, 14)
-    assert steps[-1] == (14, 14)
+    assert (done.former, done.name, done.users, done.entries) == ("hash-ngram-64", NEW, 2, 16)
+    assert steps[-1] == (16, 16)
     assert opened(folder) == before
+    assert [one[-1].agent_id for one in before.values()] == ["planner", "planner"]
     with pytest.raises(EmbedderMismatch):
         opened(folder, FORMER)
     with LongTermMemory.open(folder, user_id="ana", embedder=NEW) as store:
@@ -112,10 +115,10 @@ def test_with_the_model_it_has_nothing_is_done(tmp_path: Path) -> None:
 
 def test_texts_are_embedded_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "memories")
-    monkeypatch.setattr(reembedding, "_BATCH", 4)
+    monkeypatch.setattr(reembedding, "_BATCH", 5)
     embedder = CountingEmbedder()
     reembed(tmp_path / "memories", embedder)
-    assert [len(batch) for batch in embedder.batches] == [4, 3, 4, 3]
+    assert [len(batch) for batch in embedder.batches] == [5, 3, 5, 3]
 
 
 def test_after_a_failure_the_folder_is_as_it_was_and_it_goes_on(
@@ -123,7 +126,7 @@ def test_after_a_failure_the_folder_is_as_it_was_and_it_goes_on(
 ) -> None:
     folder = tmp_path / "memories"
     before = filled(folder)
-    monkeypatch.setattr(reembedding, "_BATCH", 4)
+    monkeypatch.setattr(reembedding, "_BATCH", 5)
     with pytest.raises(MemoryStoreError, match="no more credit"):
         reembed(folder, FailingEmbedder(3))
     assert opened(folder, FORMER) == before
@@ -138,7 +141,7 @@ def test_what_was_changed_after_a_failure_is_taken_over_as_it_is_now(
 ) -> None:
     folder = tmp_path / "memories"
     filled(folder)
-    monkeypatch.setattr(reembedding, "_BATCH", 4)
+    monkeypatch.setattr(reembedding, "_BATCH", 5)
     with pytest.raises(MemoryStoreError, match="no more credit"):
         reembed(folder, FailingEmbedder(3))
     with LongTermMemory.open(folder, user_id="ana", embedder=FORMER) as store:
