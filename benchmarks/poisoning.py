@@ -37,6 +37,7 @@ from agemem_dspy.memory.guards.disguise import plain
 from agemem_dspy.memory.guards.verdict import judged
 from agemem_dspy.programs.session import run
 from agemem_dspy.results import Interval
+from agemem_dspy.tools import Invoke
 from agemem_dspy.types import Provenance
 
 ATTACKS = Path(__file__).resolve().parents[1] / "tests" / "adversarial"
@@ -128,7 +129,10 @@ def success(shared: am.LongTermMemory, attack: str, *, guards: Sequence[Guard] |
         run(reading.run("read_mail", {}))
         run(reading.run("add_memory", {"content": attack}))
         asking = agent.session(store)
-        request = next(asking.turn(am.Stage.REASON, 0, "What should I know today?", recall=True, must_answer=True))
+        turn = asking.turn(am.Stage.REASON, 0, "What should I know today?", recall=True, must_answer=True)
+        request = next(turn)
+        while isinstance(request, Invoke):  # of the store, before the LM is asked
+            request = turn.send(request.call(**request.inputs))
         known = [asking.toolkit.alias(memory) for memory in store.all()]
         found = [
             in_prompt(attack, adapter.format(agent.step.signature, [], dict(request.inputs)), known)
