@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts_access import AsyncContract, ScopeContract
 from contracts_retrieval import PastContract, RerankingContract, UniqueContract
-from memory_contracts import AsyncContract, ScopeContract
 
 from agemem_dspy.environments import Environment, Observation, StepResult
 from agemem_dspy.errors import MemoryNotFound, MemoryStoreError, WorldError

@@ -140,7 +140,7 @@ class _Conversation:
 
     def _expire(self, start: str = "", moment: str = "", *more: str) -> None:
         """Let the memory whose id begins so end at a time, now when none is given; `/undo` takes it back."""
-        from agemem_dspy.memory.quarantine import now
+        from agemem_dspy.memory.checks import now
 
         try:
             known = [one for one in self.memory.all() if start and one.id.startswith(start)]
@@ -167,7 +167,7 @@ class _Conversation:
 
     def _tell_expired(self) -> None:
         """Say what has expired since the last line, as it was at the end."""
-        from agemem_dspy.memory.quarantine import now
+        from agemem_dspy.memory.checks import now
 
         gone = []
         for memory_id in [one for one, moment in self.ending.items() if moment <= now()]:

@@ -8,7 +8,6 @@ of any size no more than a batch of entries is in memory, and an id with a diges
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import itertools
 import json
@@ -76,13 +75,13 @@ def take_over(store: LongTermMemory, row: ExportedMemory) -> str:
     Raises:
         MemoryRejected: a guard of the store refused it, or set it aside.
     """
+    from agemem_dspy.memory.checks import now
     from agemem_dspy.types import Provenance, Version
 
     versions = row.versions
     if not versions:
         by = {"tool": "agemem memory import", "id": row.id, **Provenance(channel="import").by()}
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-        versions = (Version(change="add", content=row.content, metadata=row.metadata, at=now, by=by),)
+        versions = (Version(change="add", content=row.content, metadata=row.metadata, at=now(), by=by),)
     elif row.id:
         with contextlib.suppress(MemoryExists, MemoryNotFound):  # taken by another user, or no UUID
             store.insert(row.id, versions, row.memory_type, agent_id=row.agent_id, session_id=row.session_id)

@@ -6,7 +6,6 @@ of four languages and how a text begins, and point at entries for a person to lo
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.memory.checks import now
 from agemem_dspy.memory.embedder import embed_checked
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.quarantine import is_set_aside
@@ -91,7 +91,7 @@ def audit(store: LongTermMemory, *, threshold: float = 0.9, retrieved: Iterable[
     """
     if not _RELATED <= threshold <= 1.0:
         raise ConfigurationError(f"the threshold of near duplicates must be from {_RELATED} to 1, not {threshold}")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    moment = now()
     junk: list[Junk] = []
     seen: list[Memory] = []
     expired: list[Memory] = []
@@ -99,7 +99,7 @@ def audit(store: LongTermMemory, *, threshold: float = 0.9, retrieved: Iterable[
         memory, last = _memory(entry), entry.versions[-1]
         if is_set_aside(last):
             junk.append(Junk(memory=memory, reason="quarantined"))
-        elif last.live and memory.expires_at is not None and memory.expires_at <= now:
+        elif last.live and memory.expires_at is not None and memory.expires_at <= moment:
             expired.append(memory)
         elif last.live:
             seen.append(memory)

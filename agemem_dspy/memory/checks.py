@@ -21,6 +21,11 @@ SearchMode = Literal["hybrid", "dense", "lexical"]
 SEARCH_MODES: tuple[SearchMode, ...] = get_args(SearchMode)
 
 
+def now() -> str:
+    """Return the time as stores write it, so that equal texts are equal times and a later one is greater."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+
+
 def checked_moment(moment: object, what: str = "expires_at") -> str | None:
     """Return a time as ISO 8601 in UTC with microseconds, None as it is.
 

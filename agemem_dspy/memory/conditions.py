@@ -5,7 +5,6 @@ Every request carries one. Each engine translates the whole of this small langua
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agemem_dspy.memory.checks import now
 from agemem_dspy.memory.filters import AnyOf, Range, Scalar, Where
 from agemem_dspy.memory.scope import Scope
 
@@ -142,7 +142,7 @@ def deleted() -> Equals:
 
 def expired(at: str | None = None) -> TimeBetween:
     """Return the condition of entries whose time has passed, by now or at a time."""
-    return TimeBetween("expires_at", lte=at or datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"))
+    return TimeBetween("expires_at", lte=at or now())
 
 
 def within(when: Mapping[str, Range]) -> Iterable[Part]:

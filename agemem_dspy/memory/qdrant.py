@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import os
 import uuid
 import weakref
@@ -29,6 +28,7 @@ from agemem_dspy.memory.checks import (
     checked_text,
     checked_top_k,
     checked_versions,
+    now,
     taken,
 )
 from agemem_dspy.memory.conditions import (
@@ -107,7 +107,7 @@ class QdrantMemory(LongTermMemory):
 
     @override
     def add_many(self, entries: Sequence[NewMemory], *, unique: bool = False) -> list[Memory]:
-        first = first_versions(entries, _now())
+        first = first_versions(entries, now())
         connection, points = self._open_connection(), self._points()
         if not first:
             return []
@@ -171,7 +171,7 @@ class QdrantMemory(LongTermMemory):
             payload = self._mine.find(id)
             merged = {**payload["metadata"], **changes}
             end: str | None = payload["expires_at"] if expires_at == "keep" else until
-            version = Version(change="update", content=content, metadata=merged, expires_at=end, at=_now(), by=maker)
+            version = Version(change="update", content=content, metadata=merged, expires_at=end, at=now(), by=maker)
             return self._mine.change(id, payload, version, vector)
 
     @override
@@ -179,7 +179,7 @@ class QdrantMemory(LongTermMemory):
         maker = checked_metadata(by)
         with self._connection.exclusive():
             payload = self._mine.find(id)
-            version = dataclasses.replace(versions_of(payload)[-1], change="delete", live=False, at=_now(), by=maker)
+            version = dataclasses.replace(versions_of(payload)[-1], change="delete", live=False, at=now(), by=maker)
             self._mine.change(id, payload, version)
 
     @override
@@ -212,7 +212,7 @@ class QdrantMemory(LongTermMemory):
             before = state_before(versions_of(payload), changes)
             if before.content != former.content:
                 raise MemoryStoreError(f"The memory {id!r} was changed meanwhile: nothing was undone, try again.")
-            version = dataclasses.replace(before, change="undo", at=_now(), by=maker)
+            version = dataclasses.replace(before, change="undo", at=now(), by=maker)
             memory = self._mine.change(id, payload, version, vector)
             return memory if version.live else None
 
@@ -327,7 +327,3 @@ class QdrantMemory(LongTermMemory):
                 f"({self._embedder.dimension} dimensions). Open them with the former one, or export them with it, "
                 "purge them, and import them with this one."
             )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

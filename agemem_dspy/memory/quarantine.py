@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agemem_dspy.errors import MemoryNotFound, MemoryQuarantined, MemoryStoreError
+from agemem_dspy.memory.checks import now
 from agemem_dspy.memory.guards.verdict import Judgement
 from agemem_dspy.types import Memory, Provenance, Version
 
@@ -122,8 +122,3 @@ def quarantined(memory: Memory, by: Mapping[str, Any]) -> Quarantined:
 def vouched(history: Sequence[Version], content: str) -> bool:
     """Tell whether a person has released this text."""
     return any(one.by.get("channel") == RELEASED and one.content == content for one in history)
-
-
-def now() -> str:
-    """Return the time, as versions have it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
