@@ -13,12 +13,21 @@ from typing import Any, cast
 import dspy
 
 from agemem_dspy.data import assistant_values
+from agemem_dspy.data.balance import balanced
 from agemem_dspy.data.distractors import make_distractors
 from agemem_dspy.data.files import check_limit, read_examples, write_examples
 from agemem_dspy.data.worlds import world_examples
 from agemem_dspy.errors import DataError
 
-__all__ = ["load_dataset", "make_distractors", "published_scores", "read_examples", "world_examples", "write_examples"]
+__all__ = [
+    "balanced",
+    "load_dataset",
+    "make_distractors",
+    "published_scores",
+    "read_examples",
+    "world_examples",
+    "write_examples",
+]
 
 _KINDS = ("assistant", "hotpotqa", "locomo", "agentboard", "jsonl")
 _ACCEPTED = (
