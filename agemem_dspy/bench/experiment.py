@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agemem_dspy.bench.published import published_world
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.recipe import Recipe
@@ -175,7 +176,9 @@ class Experiment(Part):
         """
         given = dict(_pair(one) for one in data)
         changed = [world.model_copy(update={"data": given.pop(world.name, world.data)}) for world in self.worlds]
-        changed += [World(name=name, data=spec) for name, spec in given.items()]
+        changed += [
+            World(name=name, data=spec, published=published_world(self.published, name)) for name, spec in given.items()
+        ]
         kept_worlds = _chosen(changed, worlds, f"the experiment {self.name} has no world")
         kept_methods = _chosen(self.methods, methods, f"the experiment {self.name} has no method")
         if limit is not None:

@@ -185,7 +185,8 @@ def write(results: BenchResults, found: Sequence[Mapping[str, Any]], command: st
 def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
     experiment = results.experiment
     theirs = published(experiment.published, known_as)
-    columns = [name for name in experiment.columns if any(name in one.terms for one in results.pooled.values())]
+    here = [one for (where, _), one in results.pooled.items() if where == world]
+    columns = [name for name in experiment.columns if any(name in one.terms for one in here)]
     header = ["", "seeds", "n", *map(label, columns), "gain", "p"]
     header += [f"paper's {label(measure)}, {model}" for model, measure in theirs]
     rows = []
@@ -201,7 +202,7 @@ def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
         rows.append((method.name, *played, *cells, gain, p_value(test), *paper))
     data = next(one for one in experiment.worlds if one.name == world)
     main = {place for place, name in enumerate(header) if name in (label(experiment.primary), "gain")}
-    n = max((len(one.rows) for (where, _), one in results.pooled.items() if where == world), default=0)
+    n = max((len(one.rows) for one in here), default=0)
     return Grid(
         title=f"{world} ({data.data}, n = {n})",
         header=tuple(header),

@@ -19,7 +19,8 @@ DataOption = Annotated[
     str,
     typer.Option(
         "--data",
-        help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, agentboard:PATH, or jsonl:PATH.",
+        help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, agentboard:PATH, jsonl:PATH, "
+        "or a world, such as babyai:GoToObjS6.",
     ),
 ]
 DifficultyOption = Annotated[

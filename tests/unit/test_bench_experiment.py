@@ -71,6 +71,8 @@ def test_an_experiment_can_be_narrowed() -> None:
         ("w", "jsonl:mine", 4), ("new", "assistant:val", 4),
     ]  # fmt: skip
     assert ([method.name for method in other.methods], other.against) == (["ours"], "ours")
+    named = experiment(published="main").narrowed(data=["alfworld=agentboard:x", "v=jsonl:x"]).worlds
+    assert [world.published for world in named] == [None, "ALFWorld", None]
     for options, said in (
         ({"data": ["jsonl:mine"]}, "must be NAME=SPEC"),
         ({"worlds": ["x"]}, "has no world 'x'; it has w, v"),
@@ -207,6 +209,14 @@ def test_the_calls_of_an_episode_are_counted(method: str, options: dict[str, Any
     assert len(prompt_lengths(made, example())) == calls
     assert all(tokens > 0 for tokens in prompt_lengths(made, example()))
     assert prompt_lengths(made, example(messages=[], distractors=[]))
+
+
+def test_in_a_world_every_step_is_counted() -> None:
+    for method in ("no-memory", "mem0"):
+        made = Contestant.model_validate({"name": "x", "method": method})
+        question, world = (prompt_lengths(made, example(**{key: "x"})) for key in ("question", "environment"))
+        assert len(world) == len(question) + 29
+        assert world[-1] - world[-30] == 29 * (world[-1] - world[-2]) > 0
 
 
 def test_every_method_has_its_count() -> None:

@@ -12,7 +12,7 @@ from bench_runs import experiment, played, small_experiment
 from command_line import agemem, interrupted, refused
 from fakes_chat import ChatServer
 
-from agemem_dspy.bench import Bench
+from agemem_dspy.bench import Bench, load_experiment
 from agemem_dspy.bench.results import BenchResults
 
 pytestmark = pytest.mark.filterwarnings(
@@ -74,6 +74,22 @@ def test_an_experiment_is_played_told_and_not_played_again(
     assert "small: base − +RL" in agemem(capsys, "bench", "compare", f"{run}#base", f"{run}#+RL").out
     other = agemem(capsys, "bench", small, "--out", run, "--seeds", "1")
     assert "seeds was [0], is [1]. Give a new folder, such as --out" in refused(other)
+
+
+def test_every_method_plays_a_world(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
+    names = [method.name for method in load_experiment("main").methods if not method.phases]
+    chosen = [word for name in names for word in ("--method", name)]
+    run, data = tmp_path / "run", "babyai=babyai:GoToRedBallNoDists"
+    words = ("bench", "main", "--model", small.parent / "tiny", "--world", "babyai", "--data", data, "--limit", "1")
+    done = agemem(capsys, *words, *chosen, "--out", run, "--json")
+    assert done.code == 0, done.err
+    cells = {line["method"]: line for line in done.json["results"] if "seed" in line}
+    assert list(cells) == names
+    assert all(cell["success"]["mean"] == cell["progress_rate"]["mean"] == 0.0 for cell in cells.values())
+    page = (run / "table.md").read_text("utf-8")
+    assert "| answer | success | progress rate | actions | MQ | reward | prompt tokens | gain | p | paper's suc" in page
+    assert "| No-Memory | 1 | 1 | 0.000 | 0.000 | 0.000 |" in page
+    assert "0.508 |" in page  # the paper's No-Memory in BabyAI
 
 
 def test_a_run_that_was_killed_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
