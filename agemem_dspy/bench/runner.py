@@ -14,6 +14,7 @@ import dspy
 from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, Phase, World, slug
 from agemem_dspy.bench.folder import BenchFolder, cells_of
 from agemem_dspy.bench.judging import RowJudge, judged_folder
+from agemem_dspy.bench.saved import load_saved, pinned
 from agemem_dspy.data import load_dataset, published_scores
 from agemem_dspy.data.assistant_values import SPLITS, Split
 from agemem_dspy.data.controls import gold_support, shuffled_memory, with_distractors
@@ -40,13 +41,13 @@ class Bench:
         progress: told of every episode and training step.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or that of a saved program none.
     """
 
     def __init__(
         self, experiment: Experiment, path: Path, *, threads: int = 8, progress: Progress = lambda *_: None
     ) -> None:
-        self.experiment, self.threads, self.progress = experiment, threads, progress
+        self.experiment, self.threads, self.progress = pinned(experiment), threads, progress
         self.folder = BenchFolder(path)
         self._examples: dict[str, list[dspy.Example]] = {}
         self._chosen: tuple[int, ChosenModel] | None = None  # the model that is loaded, and the seed it was made with
@@ -157,8 +158,12 @@ class Bench:
         return TrajectoryReward(method.weights, answer_judge=asked)
 
     def player(self, method: Contestant, seed: int) -> Any:
-        """Return a contestant's program, compiled when it has phases."""
-        program = self.student(method, self._model(seed))
+        """Return a contestant's program, the saved one when it names one, compiled when it has phases."""
+        model = self._model(seed)
+        if method.program:
+            program = load_saved(method, seed, model.lm, max_rounds=self.experiment.max_rounds)
+        else:
+            program = self.student(method, model)
         if method.phases:
             program = self._compiled(method, program, seed)
         if method.play:

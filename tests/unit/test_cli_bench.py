@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,24 @@ def test_an_experiment_is_played_told_and_not_played_again(
     (compared,) = both.json["comparisons"]
     assert compared["test"]["gain"]["mean"] < 0
     assert "small: base − +RL" in agemem(capsys, "bench", "compare", f"{run}#base", f"{run}#+RL").out
+    saved = tmp_path / "saved"
+    shutil.copytree(run / "training" / "taught.0" / "warm_start", saved)
+    words = ("bench", small, "--program", f"saved={saved}", "--method", "base", "--method", "saved")
+    reused = agemem(capsys, *words, "--out", tmp_path / "reused", "--json")
+    assert reused.code == 0, reused.err
+    assert "GRPO" not in reused.err
+    cell = next(line for line in reused.json["results"] if line["method"] == "saved")
+    assert cell["model"] == cells["taught"]["model"]  # the very weights
+    played_by = {run: "taught", tmp_path / "reused": "saved"}
+    one, other = (rows(folder / "items" / f"small.{name}.0.jsonl") for folder, name in played_by.items())
+    assert {row["id"]: row["reward"] for row in one} == {row["id"]: row["reward"] for row in other}
+    (saved / "README.md").write_text("a card is no part of the program", encoding="utf-8")
+    assert agemem(capsys, *words, "--out", tmp_path / "reused").code == 0
+    shutil.rmtree(saved)
+    shutil.copytree(run / "training" / "taught.0" / "grpo", saved)
+    changed = refused(agemem(capsys, *words, "--out", tmp_path / "reused"))
+    assert "holds a run with other settings: methods was" in changed
+    assert "program_sha256" in changed
     other = agemem(capsys, "bench", small, "--out", run, "--seeds", "1")
     assert "seeds was [0], is [1]. Give a new folder, such as --out" in refused(other)
 
@@ -151,8 +170,10 @@ def test_any_model_may_judge_a_run_afterwards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["main", "--program", "x"], "'x' must be NAME=SPEC or NAME=FOLDER"),
+        (["main", "--program", "AgeMem=nowhere"], "methods[AgeMem].program: there is no folder"),
         (["bogus"], "No such command 'bogus'"),
-        (["nowhere.toml"], "there is no experiment 'nowhere.toml'; choose one of components"),
+        (["nowhere.toml"], "there is no experiment 'nowhere.toml'; choose one of compiled"),
         (["main", "--method", "magic"], "has no method 'magic'"),
         (["main", "--seeds", "one"], "--seeds 'one' must be numbers with commas between them"),
         (["main", "--data", "x"], "'x' must be NAME=SPEC"),
