@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from agemem_dspy.evaluation import evaluate
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.policy.choice import ChosenModel, choose_model
 from agemem_dspy.policy.lm import parameters_of
+from agemem_dspy.programs.acting import begun
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
 from agemem_dspy.programs.methods import Method, build_method, options_of
@@ -58,17 +59,17 @@ class Bench:
         Raises:
             RunError: the folder holds a run of another experiment, or a program or metric raised; what was played is
                 kept.
-            MissingDependency: a world's published score needs a package.
+            MissingDependency: a method, a world or its published score needs a package; said before anything is played.
             KeyboardInterrupt: Ctrl-C, also in training; what was done is kept.
         """
         self.folder.begin(self.experiment)
         worlds = {world.name: world for world in self.experiment.worlds}
         methods = {method.name: method for method in self.experiment.methods}
         scores = {name: published_scores(world.data) for name, world in worlds.items()}
+        waiting = [cell for cell in cells_of(self.experiment) if self.folder.finished(cell) is None]
+        self._require({cell.method: methods[cell.method] for cell in waiting}.values())
         program: tuple[str, int] | None = None
-        for cell in cells_of(self.experiment):
-            if self.folder.finished(cell) is not None:
-                continue
+        for cell in waiting:
             method = methods[cell.method]
             if program != (cell.method, cell.seed):
                 player = self.player(method, cell.seed)
@@ -88,6 +89,19 @@ class Bench:
             )
             lm = player.get_lm()
             self.folder.finish(cell, n=len(result.rows), model=lm.model, parameters=parameters_of(lm))
+
+    def _require(self, methods: Iterable[Contestant]) -> None:
+        """Make what is to be played once, so that a missing package stops the run now and not after hours."""
+        places: dict[str, tuple[str, int | None]] = {}
+        for method in methods:
+            self.student(method)
+            for world in self.experiment.worlds:
+                for one in self.examples(world, method):
+                    if place := one.get("environment"):
+                        places.setdefault(str(place).partition(":")[0], (place, one.get("seed")))
+        for place, seed in places.values():
+            with begun(place, seed):
+                pass
 
     def judge(self, model: str) -> None:
         """Let a model score the answers and the stored entries of every finished cell; what it has scored is kept.

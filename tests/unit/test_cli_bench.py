@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,26 @@ def test_every_method_plays_a_world(capsys: pytest.CaptureFixture[str], tmp_path
     assert "| answer | success | progress rate | actions | MQ | reward | prompt tokens | gain | p | paper's suc" in page
     assert "| No-Memory | 1 | 1 | 0.000 | 0.000 | 0.000 |" in page
     assert "0.508 |" in page  # the paper's No-Memory in BabyAI
+
+
+def test_a_package_that_is_missing_is_said_before_anything_is_played(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("agemem_dspy.programs.rivals.mem0_package.version", absent)
+    text = small.read_text("utf-8").replace('method = "rag"\ncontrol = "shuffled"', 'method = "mem0-package"')
+    (rival := small.with_name("rival.toml")).write_text(text, encoding="utf-8")
+    run = tmp_path / "run"
+    assert 'pip install "agemem-dspy[mem0]"' in refused(agemem(capsys, "bench", rival, "--out", run))
+    assert not (run / "items").exists()
+
+    row = {"id": "far", "environment": "far:away", "seed": 0, **ROW}
+    (data := tmp_path / "rows.jsonl").write_text(json.dumps({**row, "facts": [], "support": []}) + "\n", "utf-8")
+    words = ("bench", small, "--data", f"far=jsonl:{data}", "--method", "base", "--out", tmp_path / "other")
+    assert "unknown world 'far:away'" in refused(agemem(capsys, *words))
+    assert not (tmp_path / "other" / "items").exists()
 
 
 def test_a_run_that_was_killed_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
