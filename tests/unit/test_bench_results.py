@@ -68,6 +68,19 @@ def test_the_page_shows_means_intervals_tests_and_what_differs(run: Path) -> Non
     assert "| w: base | 0.250 [0.000, 0.750] | – |" in text
 
 
+def test_kinds_of_questions_have_a_table(tmp_path: Path) -> None:
+    run = played(tmp_path / "run", experiment(), {("w", "base", 0): [0.0, 1.0, 1.0], ("w", "ours", 0): [1.0, 1.0, 1.0]})
+    assert "by kind of question" not in page(BenchResults.load(run), "x")
+    for file in (run / "items").iterdir():
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        write_rows(file, [{**row, "kind": "adversarial" if row["id"] == "q0" else "temporal"} for row in rows])
+    text = page(BenchResults.load(run), "x")
+    assert "## w, by kind of question" in text
+    assert "|  | adversarial (1) | temporal (2) |" in text
+    assert "| base: F1 | 0.000 | 1.000 |" in text
+    assert "| ours: F1 | 1.000 | 1.000 |" in text
+
+
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path) -> None:
     made = experiment(
         published="components",
