@@ -76,6 +76,7 @@ def play(
         from agemem_dspy.bench.budget import budget
         from agemem_dspy.bench.experiment import load_experiment
         from agemem_dspy.bench.runner import Bench
+        from agemem_dspy.policy.choice import choose_model
 
         changes: dict[str, Any] = {"model": model, "train": train, "seeds": _numbers(seeds)}
         experiment = load_experiment(
@@ -102,6 +103,8 @@ def play(
             if estimate:
                 out.result({"budget": [asdict(cost) for cost in costs]})
                 return
+            if judge is not None:
+                choose_model(judge)  # a name that means nothing is said now, not after the run
             with keeping(f"what was played is kept in {folder}; the same command goes on from there"), model_errors():
                 bench.run()
                 if judge is not None:

@@ -193,6 +193,7 @@ def test_any_model_may_judge_a_run_afterwards(tmp_path: Path) -> None:
     [
         (["main", "--program", "x"], "'x' must be NAME=SPEC or NAME=FOLDER"),
         (["main", "--program", "AgeMem=nowhere"], "methods[AgeMem].program: there is no folder"),
+        (["main", "--world", "assistant", "--limit", "2", "--judge", "magic"], "unknown model 'magic'"),
         (["bogus"], "No such command 'bogus'"),
         (["nowhere.toml"], "there is no experiment 'nowhere.toml'; choose one of compiled"),
         (["main", "--method", "magic"], "has no method 'magic'"),
