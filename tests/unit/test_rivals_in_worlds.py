@@ -11,11 +11,13 @@ import dspy
 import pytest
 from fakes import call, scripted_lm
 from program_contract import sensible
+from tiny_episodes import TRAINER, TokenReward
 
 import agemem_dspy as am
 from agemem_dspy.data import world_examples
 from agemem_dspy.environments import make_environment
 from agemem_dspy.errors import ConfigurationError
+from agemem_dspy.optimizers import GRPOConfig, StepwiseGRPO
 from agemem_dspy.paths import file_sha256
 from agemem_dspy.policy.engine import PolicyEngine
 from agemem_dspy.policy.lm import local_lm
@@ -79,6 +81,16 @@ def test_a_tiny_local_model_acts_with_every_method(
     trajectory = program(**known.inputs()).trajectory
     assert trajectory.outcome.goal == known.goal
     assert all(step.completion is not None for step in trajectory.steps)  # so that GRPO can train on it
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_grpo_trains_how_a_rival_acts(known: dspy.Example, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path, corpus=["go to the red ball"], vocab_size=300, max_positions=4096)
+    program = build_method(Method.RAG, adapter=am.CompactAdapter())
+    program.set_lm(local_lm(PolicyEngine(load(folder)), max_tokens=6))
+    config = GRPOConfig(max_steps=1, tasks_per_step=1, num_generations=2, beta=0.0)
+    compiled = StepwiseGRPO(TokenReward(), config=config, trainer=TRAINER).compile(program, trainset=[known])
+    assert "@grpo-" in compiled.actor.step.lm.model
 
 
 def test_with_short_term_tools_the_actor_has_them_too(known: dspy.Example) -> None:
