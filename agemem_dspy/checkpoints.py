@@ -12,6 +12,7 @@ There is no pickle in it. `programs.saved` decides what the JSON says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -42,6 +43,11 @@ class Checkpoint:
     program: Mapping[str, Any]
     manifest: Mapping[str, Any]
     reward: Mapping[str, Any] | None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the files' names and hashes, so of all but the card and the manifest."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     @property
     def has_weights(self) -> bool:

@@ -12,27 +12,20 @@ from typing import Any, cast
 
 import dspy
 
-from agemem_dspy.data import assistant_values
-from agemem_dspy.data.balance import balanced
+from agemem_dspy.data import assistant_values, worlds
 from agemem_dspy.data.distractors import make_distractors
 from agemem_dspy.data.files import check_limit, read_examples, write_examples
 from agemem_dspy.data.worlds import world_examples
+from agemem_dspy.environments import WORLDS
 from agemem_dspy.errors import DataError
 
-__all__ = [
-    "balanced",
-    "load_dataset",
-    "make_distractors",
-    "published_scores",
-    "read_examples",
-    "world_examples",
-    "write_examples",
-]
+__all__ = ["load_dataset", "make_distractors", "published_scores", "read_examples", "world_examples", "write_examples"]
 
-_KINDS = ("assistant", "hotpotqa", "locomo", "agentboard", "jsonl")
+_KINDS = ("assistant", "hotpotqa", "locomo", "agentboard", "jsonl", *WORLDS)
 _ACCEPTED = (
     "assistant:train|val|test, assistant:<split>@<seed>, hotpotqa:<path of the official JSON>, hotpotqa:hub, "
-    "locomo:<path of the official JSON>, agentboard:<path of its test.jsonl>, or jsonl:<path>"
+    "locomo:<path of the official JSON>, agentboard:<path of its test.jsonl>, jsonl:<path>, or a world: "
+    f"{', '.join(f'{kind}:<task>,…@<seed>' for kind in WORLDS)}"
 )
 _MADE = 100  # rows that are made anew when no limit is given
 
@@ -42,7 +35,7 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
 
     `difficulty` ("easy", "medium", "hard") keeps the rows of that difficulty; only the assistant
     has difficulties. "assistant:train@7" makes `limit` new rows (100 when left out) of a split from the seed 7, easy
-    ones when no difficulty is given.
+    ones when no difficulty is given. "babyai:GoToObjS6,GoToDoor@7" are episodes of a world: see `worlds.load`.
 
     Raises:
         DataError: an unknown spec (the message lists what is accepted) or unreadable data.
@@ -72,6 +65,8 @@ def load_dataset(spec: str, *, limit: int | None = None, difficulty: str | None 
             return locomo.load(where, limit=limit)
         case "agentboard":
             return agentboard.load(where, limit=limit)
+        case world if world in WORLDS:
+            return worlds.load(world, where, limit=limit)
     return read_examples(where, limit=limit)
 
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import dspy
 
 from agemem_dspy.data.distractors import make_distractors
-from agemem_dspy.data.files import WORLD_INPUTS
+from agemem_dspy.data.files import WORLD_INPUTS, check_limit
 from agemem_dspy.environments import Environment, make_environment
 from agemem_dspy.errors import DataError
 
 Knowledge = Literal["rules", "episode"]
+_MADE = 100  # episodes when no limit is given
 
 
 def world_examples(
@@ -40,6 +41,28 @@ def world_examples(
             world.reset(seed)
             examples.append(to_example(world, seed, knowledge=knowledge, n_distractors=n_distractors))
         return examples
+
+
+def load(kind: str, where: str, *, limit: int | None = None) -> list[dspy.Example]:
+    """Return episodes of tasks named with commas between them, by turns, with the seeds from that behind an @ on.
+
+    So "GoToObjS6,GoToDoor@7" of babyai are GoToObjS6#7, GoToDoor#7, GoToObjS6#8, …; 100 of them when no limit is given,
+    and of pddl, where a seed changes nothing, one a problem.
+
+    Raises:
+        ConfigurationError, MissingDependency: as for `world_examples`.
+        DataError: a limit under 1.
+    """
+    check_limit(limit)
+    tasks, mark, seed = where.rpartition("@")
+    if not mark or not seed.isdecimal():
+        tasks, seed = where, "0"
+    names = [f"{kind}:{task}" for task in tasks.split(",")]
+    total = limit or _MADE
+    rounds = 1 if kind == "pddl" else -(-total // len(names))
+    seeds = range(int(seed), int(seed) + rounds)
+    rows = zip(*(world_examples(name, seeds) for name in names), strict=True)
+    return [example for turn in rows for example in turn][:total]
 
 
 def to_example(

@@ -26,7 +26,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import agemem_dspy as am
-from agemem_dspy.data import balanced
 from agemem_dspy.data.assistant import generate, load
 from agemem_dspy.optimizers.estimate import peak_memory_gib
 from agemem_dspy.optimizers.recipe import Recipe
@@ -103,7 +102,7 @@ class Demo:
             self.test = load("test", difficulty="easy", limit=config.test_episodes)
         else:
             self.test = generate("train", config.test_episodes, seed=config.seed + 1000)
-        self.train = balanced(generate("train", 1600, seed=config.seed + 1))[:400]
+        self.train = generate("train", 400, seed=config.seed + 1)
         self.val = generate("train", config.val_episodes, seed=config.seed + 3)
         self.metric = am.TrajectoryReward()
         self.progress = Progress(

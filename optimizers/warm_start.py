@@ -20,6 +20,7 @@ from dspy.teleprompt import Teleprompter
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers import processes
+from agemem_dspy.optimizers.balance import balanced
 from agemem_dspy.optimizers.demonstrator import chosen_teacher
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.optimizers.rollouts import Played, play_all
@@ -44,7 +45,8 @@ class WarmStart(Tracked, Teleprompter):
     Args:
         metric: scores the teacher's trajectories.
         threshold: least reward of a trajectory to learn from.
-        max_examples: most training examples that the teacher plays.
+        max_examples: most training examples that the teacher plays; those whose gold operations are rare come as often
+            as the others (see `balanced`).
         epochs: passes over the traces.
         batch_size: trajectories in one optimizer step.
         trainer: learning rate, LoRA rank and the like.
@@ -98,7 +100,7 @@ class WarmStart(Tracked, Teleprompter):
             raise ConfigurationError("the training set is empty; pass at least one example")
         self.log_params()
         lm, engine = local_policy(student)
-        examples = list(trainset)[: self.max_examples]
+        examples = balanced(trainset)[: self.max_examples]
         own = processes.share(examples)
         played = processes.joined(
             play_all(chosen_teacher(teacher, student), own, self.metric, num_threads=self.num_threads)

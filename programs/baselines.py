@@ -5,31 +5,26 @@ Both are called like `ThreeStageEpisode` and return a `Trajectory` too, so any e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import dspy
-from dspy.signatures.signature import ensure_signature
 
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.fence import fenced
-from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.memory.short_term import Message, ShortTermMemory
-from agemem_dspy.programs.agent import task_message, token_counter
-from agemem_dspy.programs.program import Program
-from agemem_dspy.programs.session import Play, arun, run
-from agemem_dspy.programs.single_call import answer_once, refuse_names, rendered_by
+from agemem_dspy.memory.short_term import Message
+from agemem_dspy.programs.rival import Rival
+from agemem_dspy.programs.session import Play, Session
 from agemem_dspy.tools import MemoryToolkit
 from agemem_dspy.types import Embedder, Stage
 
 
-class NoMemoryAgent(Program):
-    """Answers from the question alone: no tools, nothing of stages 1 and 2 (the paper's No-Memory).
+class NoMemoryAgent(Rival):
+    """Knows the task alone: no memory tools, nothing of stages 1 and 2 (the paper's No-Memory).
 
     Args:
         signature: the task, "question -> answer" or any class signature.
-        max_context_tokens: T_max (8192 in the paper), for the reward alone.
-        adapter: renders the one call; DSPy's configured one when left out.
+        max_context_tokens: T_max (8192 in the paper), for the reward, and for the context in a world.
+        adapter: renders the calls; DSPy's configured one when left out.
     """
 
     def __init__(
@@ -39,43 +34,16 @@ class NoMemoryAgent(Program):
         max_context_tokens: int = 8192,
         adapter: dspy.Adapter | None = None,
     ) -> None:
-        super().__init__()
-        if max_context_tokens < 1:
-            raise ConfigurationError("max_context_tokens must be at least 1")
-        self.signature = ensure_signature(signature)
-        refuse_names(self.signature, "messages", "distractors", "memories")
-        self.max_context_tokens, self.adapter = max_context_tokens, adapter
+        super().__init__(signature, max_context_tokens=max_context_tokens, adapter=adapter)
         self.respond = dspy.Predict(self.signature)
 
-    def forward(self, messages: Sequence[str] = (), distractors: Sequence[str] = (), **inputs: Any) -> dspy.Prediction:
-        """Answer the question.
-
-        Args:
-            messages: not shown.
-            distractors: not shown.
-            inputs: the signature's inputs.
-
-        Returns:
-            the signature's outputs (None where the reply could not be read) and `trajectory`.
-        """
-        with rendered_by(self.adapter):
-            return run(self._play(inputs))
-
-    async def aforward(
-        self, messages: Sequence[str] = (), distractors: Sequence[str] = (), **inputs: Any
-    ) -> dspy.Prediction:
-        """`forward`, awaiting the LM."""
-        with rendered_by(self.adapter):
-            return await arun(self._play(inputs))
-
-    def _play(self, inputs: Mapping[str, Any]) -> Play:
-        context = ShortTermMemory(token_counter(self.respond), max_tokens=self.max_context_tokens)
-        context.append(Message(role="user", content=task_message(self.signature, inputs), kind="question"))
-        return (yield from answer_once(self.respond, inputs, context))
+    def _remember(self, session: Session, messages: Sequence[str], distractors: Sequence[str], task: str) -> Play:
+        yield from ()
+        return {}
 
 
-class RetrieveOnlyAgent(Program):
-    """Stores every stage-1 message as it is, retrieves with the question, answers in one call (RAG).
+class RetrieveOnlyAgent(Rival):
+    """Stores every stage-1 message as it is, retrieves with the task, then answers or acts (RAG).
 
     The stores and the search are done by this program, not chosen by the model; they are in the event log, so the
     reward terms of storage and relevance measure them. The distractors of stage 2 are not shown.
@@ -84,8 +52,8 @@ class RetrieveOnlyAgent(Program):
         signature: the task, "question -> answer" or any class signature; `memories` is added to its inputs.
         top_k: how many messages are retrieved.
         embedder: what makes vectors of texts; `default_embedder()` when left out.
-        max_context_tokens: T_max (8192 in the paper), for the reward alone.
-        adapter: renders the one call; DSPy's configured one when left out.
+        max_context_tokens: T_max (8192 in the paper), for the reward, and for the context in a world.
+        adapter: renders the calls; DSPy's configured one when left out.
     """
 
     def __init__(
@@ -97,49 +65,23 @@ class RetrieveOnlyAgent(Program):
         max_context_tokens: int = 8192,
         adapter: dspy.Adapter | None = None,
     ) -> None:
-        super().__init__()
-        if not 1 <= top_k <= 100 or max_context_tokens < 1:
-            raise ConfigurationError("top_k must be between 1 and 100, and max_context_tokens at least 1")
-        self.signature = ensure_signature(signature)
-        refuse_names(self.signature, "messages", "distractors", "memories")
-        self.top_k, self.max_context_tokens = top_k, max_context_tokens
-        self.embedder, self.adapter = embedder, adapter
+        if not 1 <= top_k <= 100:
+            raise ConfigurationError("top_k must be between 1 and 100")
+        super().__init__(
+            signature, shown=["memories"], embedder=embedder, max_context_tokens=max_context_tokens, adapter=adapter
+        )
+        self.top_k = top_k
         memories = dspy.InputField(desc="what was said before about this, the nearest first")
         self.respond = dspy.Predict(self.signature.append("memories", memories, type_=str))
 
-    def forward(self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any) -> dspy.Prediction:
-        """Store the messages, retrieve, answer.
-
-        Args:
-            messages: stored, one entry each.
-            distractors: not shown.
-            inputs: the signature's inputs; they are also the query.
-
-        Returns:
-            the signature's outputs (None where the reply could not be read) and `trajectory`.
-        """
-        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, rendered_by(self.adapter):
-            return run(self._play(memory, messages, inputs))
-
-    async def aforward(
-        self, messages: Sequence[str], distractors: Sequence[str] = (), **inputs: Any
-    ) -> dspy.Prediction:
-        """`forward`, awaiting the LM."""
-        with LongTermMemory.open(":memory:", embedder=self.embedder) as memory, rendered_by(self.adapter):
-            return await arun(self._play(memory, messages, inputs))
-
-    def _play(self, memory: LongTermMemory, messages: Iterable[str], inputs: Mapping[str, Any]) -> Play:
-        context = ShortTermMemory(token_counter(self.respond), max_tokens=self.max_context_tokens)
-        toolkit = MemoryToolkit(memory, context)
+    def _remember(self, session: Session, messages: Sequence[str], distractors: Sequence[str], task: str) -> Play:
+        toolkit = MemoryToolkit(session.toolkit.long_term, session.context, log=session.toolkit)
         toolkit.stage = Stage.CONSTRUCT
         for toolkit.turn, text in enumerate(messages):
             yield from toolkit.run("add_memory", {"content": text})
         toolkit.stage, toolkit.turn = Stage.REASON, 0
-        task = task_message(self.signature, inputs)
-        context.append(Message(role="user", content=task, kind="question"))
         event = yield from toolkit.run("retrieve_memory", {"query": task, "top_k": self.top_k})
         found = "\n".join(fenced(content) for content in event.contents)
         if found:
-            context.append(Message(role="tool", content=found, kind="retrieved"))
-        asked = {**inputs, "memories": found or "nothing"}
-        return (yield from answer_once(self.respond, asked, context, events=toolkit.events, memories=memory.all()))
+            session.context.append(Message(role="tool", content=found, kind="retrieved"))
+        return {"memories": found or "nothing"}

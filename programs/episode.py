@@ -15,16 +15,14 @@ from typing import Any, Literal
 
 import dspy
 
-from agemem_dspy.environments import Environment, make_environment
+from agemem_dspy.environments import Environment
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.memory.long_term import LongTermMemory
-from agemem_dspy.programs.acting import act_tool, debriefing, outcome_of, stated
+from agemem_dspy.programs.acting import EPISODE_INPUTS, act_in, begun, debriefing, outcome_of, task_of
 from agemem_dspy.programs.agent import AgeMemAgent
 from agemem_dspy.programs.program import Program
 from agemem_dspy.programs.session import Play, Session, arun, run
 from agemem_dspy.types import Stage, StopReason
-
-_OWN_INPUTS = ("messages", "distractors", "environment", "seed")
 
 
 class ThreeStageEpisode(Program):
@@ -64,7 +62,7 @@ class ThreeStageEpisode(Program):
             raise ConfigurationError(f"recall must be 'construct' or 'always', not {recall!r}")
         if max_steps < 1:
             raise ConfigurationError(f"max_steps must be 1 or more, not {max_steps}")
-        taken = [name for name in _OWN_INPUTS if name in agent.signature.input_fields]
+        taken = [name for name in EPISODE_INPUTS if name in agent.signature.input_fields]
         if taken:
             raise ConfigurationError(f"rename the agent's input {taken[0]!r}: an episode uses that name")
         self.agent = agent
@@ -114,30 +112,13 @@ class ThreeStageEpisode(Program):
 
     @contextmanager
     def _begun(self, environment: str | None, seed: int | None) -> Iterator[tuple[Session, Environment | None]]:
-        if environment is None and seed is not None:
-            raise ConfigurationError("a seed belongs to an environment: name one, or leave the seed out")
-        with (
-            self._store() as memory,
-            make_environment(environment, max_steps=self.max_steps) if environment else nullcontext() as world,
-            self.agent.context(),
-        ):
-            if world is not None:
-                world.reset(seed)
+        with begun(environment, seed, max_steps=self.max_steps) as world, self._store() as memory, self.agent.context():
             yield self.agent.session(memory), world
 
     def _store(self) -> AbstractContextManager[LongTermMemory]:
         if self.carry_memory:
             return nullcontext(self.agent.memory)
         return self.agent.memory.blank()
-
-    def _task(self, world: Environment | None, inputs: Mapping[str, Any]) -> str:
-        if world is None:
-            return self.agent.task_text(inputs)
-        fields = list(self.agent.signature.input_fields)
-        if len(fields) != 1 or inputs:
-            wrong = f"leave out {', '.join(inputs)}" if inputs else f"this one takes {fields}"
-            raise ConfigurationError(f"a world states the task itself, to an agent with one input: {wrong}")
-        return self.agent.task_text({fields[0]: stated(world)})
 
     def _play(
         self,
@@ -147,7 +128,7 @@ class ThreeStageEpisode(Program):
         distractors: Sequence[str],
         inputs: Mapping[str, Any],
     ) -> Play:
-        task, always = self._task(world, inputs), self.recall == "always"
+        task, always = task_of(self.agent.signature, world, inputs), self.recall == "always"
         if world is not None and self.stages == 3:
             session.outcome = outcome_of(world)  # none of it yet, should the context be full before
         for turn, text in enumerate(messages):
@@ -164,9 +145,6 @@ class ThreeStageEpisode(Program):
         if world is None:
             yield from session.turn(Stage.REASON, 0, task, recall=always, must_answer=True)
             return
-        session.toolkit.offer(act_tool(world))
-        yield from session.turn(Stage.REASON, 0, task, recall=always, must_answer=True, world=world)
-        session.toolkit.withdraw("act")
-        session.outcome = outcome_of(world)
+        yield from act_in(session, world, task, recall=always)
         if self.carry_memory and session.stop_reason is not StopReason.CONTEXT_OVERFLOW:
-            yield from session.aside(Stage.REASON, 1, debriefing(session.outcome))
+            yield from session.aside(Stage.REASON, 1, debriefing(outcome_of(world)))

@@ -64,7 +64,9 @@ def give_lms(predictors: Mapping[str, Any], checkpoint: Checkpoint, lm: Any, *, 
         ModelError: the base model is missing, another one, or served by no local policy.
         ConfigurationError: a saved LM cannot be built again, or needs `trust_code`.
     """
-    saved = {name: checkpoint.program["predictors"][name]["lm"] for name in predictors}
+    known = checkpoint.program["predictors"]
+    first = next(iter(known.values()))  # a folder of an older version lacks some: they share the others' LM
+    saved = {name: known.get(name, first)["lm"] for name in predictors}
     if lm is not None:
         given = _given_versions(lm, checkpoint, {one["version"] for one in saved.values() if _is_local(one)})
         for name, predictor in predictors.items():

@@ -164,6 +164,8 @@ def load_program(
     if adapter is not None and (adapter["own"] or dspy.settings.adapter is None):
         agent.adapter = load_adapter(adapter)
     predictors = dict(agent.named_predictors())
+    if unknown := sorted(state["predictors"].keys() - predictors.keys()):
+        raise RunError(f"{folder} has a part {unknown[0]!r}, which this version does not know; compile it again")
     for name, saved in state["predictors"].items():
         load_predictor(predictors[name], saved)
     for name, saved in state["operations"].items():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
-from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.memory.short_term import ShortTermMemory
 from agemem_dspy.policy.recorder import record
-from agemem_dspy.programs.session import Ask, Play, first_line
-from agemem_dspy.types import Memory, Stage, Step, StopReason, ToolEvent, Trajectory
+from agemem_dspy.programs.session import Ask, Play, Session, first_line
+from agemem_dspy.types import Stage, Step, StopReason, Trajectory
 
 
 def rendered_by(adapter: dspy.Adapter | None) -> Any:
@@ -20,33 +18,13 @@ def rendered_by(adapter: dspy.Adapter | None) -> Any:
     return dspy.context(adapter=adapter) if adapter is not None else dspy.context()
 
 
-def refuse_names(signature: type[dspy.Signature], *taken: str) -> None:
-    """Refuse a task with an input that an episode has a use of its own for.
-
-    Raises:
-        ConfigurationError: names the input.
-    """
-    found = sorted(set(taken) & set(signature.input_fields))
-    if found:
-        raise ConfigurationError(f"rename the input {found[0]!r}: this program uses that name")
-
-
-def answer_once(
-    predictor: dspy.Predict,
-    inputs: Mapping[str, Any],
-    context: ShortTermMemory,
-    *,
-    steps: Iterable[Step] = (),
-    events: tuple[ToolEvent, ...] = (),
-    memories: Iterable[Memory] = (),
-) -> Play:
+def answer_once(predictor: dspy.Predict, inputs: Mapping[str, Any], session: Session) -> Play:
     """Make the one LM call and return the finished episode as a Prediction.
 
     Args:
-        context: what the reward is to take for the context of the answer.
-        steps: LM calls before this one.
-        events, memories: the log, and what is stored at the end.
+        session: its context is what the reward is to take for that of the answer.
     """
+    context = session.context
     seen = tuple({"role": m.role, "kind": m.kind, "content": m.content} for m in context.messages)
     outputs = list(predictor.signature.output_fields)
     answer: dict[str, Any] = {}
@@ -74,13 +52,13 @@ def answer_once(
         error=error,
     )
     trajectory = Trajectory(
-        steps=(*steps, step),
-        events=events,
+        steps=(*session.steps, step),
+        events=session.toolkit.events,
         answer=answer or None,
         stop_reason=StopReason.ANSWERED if answer else stop,
         context_tokens=tokens,
         max_context_tokens=context.max_tokens,
         context=context.texts(),
-        memories=tuple(memories),
+        memories=tuple(session.toolkit.long_term.all()),
     )
     return dspy.Prediction(**{name: answer.get(name) for name in outputs}, trajectory=trajectory)

@@ -18,14 +18,15 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
-from fakes import answer, scripted_lm
+from fakes import answer, call, scripted_lm
 from trajectories import make_example
 
 import agemem_dspy as am
+from agemem_dspy import environments
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.ledger import Ledger
 from agemem_dspy.rewards import TrajectoryReward
-from agemem_dspy.types import StopReason, Trajectory
+from agemem_dspy.types import Outcome, StopReason, Trajectory
 
 MESSAGES = ["I live in Rome.", "My cat is called Tito.", "I work as a baker."]
 CHATTER = ["The tram was late."]
@@ -101,6 +102,28 @@ class EpisodeContract:
         for inputs, trajectory in zip(said, played, strict=True):
             own = (inputs["messages"][0], *CHATTER)
             assert all(any(text in memory.content for text in own) for memory in trajectory.memories)
+
+    def test_in_a_world_it_acts_step_by_step_on_what_it_remembers(
+        self, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(environments.WORLDS, "test", ("fakes_world", "Counter"))
+        replies = type(self).replies
+        lm = scripted_lm(lambda prompt: call("act", action="more") if "act(action)" in prompt else replies(prompt))
+        program = make("question -> answer")
+        program.set_lm(lm)
+        inputs = {"messages": MESSAGES, "distractors": CHATTER, "environment": "test:three", "seed": 0}
+        trajectory = program(**inputs).trajectory
+        assert trajectory.outcome == Outcome(
+            environment="test:three", goal="Count to three.", success=True, progress=1.0, actions=3
+        )
+        assert (trajectory.stop_reason, trajectory.answer) == (StopReason.WORLD_ENDED, None)
+        assert [event.observation for event in trajectory.events if event.tool == "act"] == [
+            "1", "2", "3 The goal is reached.",
+        ]  # fmt: skip
+        acting = [prompt for prompt in lm.engine.prompts if "act(action)" in prompt]
+        assert [MESSAGES[0] in prompt for prompt in acting] == [self.knows] * 3
+        program.set_lm(scripted_lm(replies))
+        assert [m.content for m in trajectory.memories] == [m.content for m in program(**INPUTS).trajectory.memories]
 
     def test_replies_that_cannot_be_read_are_no_answer_and_no_crash(self, make: Callable[..., Any]) -> None:
         program = make("question -> floors: int")

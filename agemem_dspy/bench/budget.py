@@ -1,7 +1,7 @@
 """What an experiment will cost, counted before anything is played: episodes, LM calls, prompt tokens.
 
 Calls are counted as if each succeeded at once, tokens from the lengths of the texts, so both are estimates: a model
-that fails and tries again costs more.
+that fails and tries again costs more. In a world all steps are counted, so one that reaches the goal costs less.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from agemem_dspy.programs.rivals.schema_manager import MESSAGES_PER_CALL
 # Tokens of a prompt beside the conversation: instructions and tools, compact or as DSPy's chat adapter words them.
 _COMPACT, _CHAT = 150, 900
 _CALL = 40  # tokens that a tool call and its result leave in the context
+_ACTIONS = 30  # steps of a world
+_SEEN = 120  # tokens of what an action shows
 _SHOWN = 3  # entries that are shown with the question
 _NEAREST = 10  # entries that a manager compares a message with
 
@@ -78,26 +80,31 @@ def prompt_lengths(method: Contestant, example: dspy.Example) -> list[int]:
     """Return the conversation's tokens in the prompt of each LM call of an episode."""
     messages = [approximate_tokens(text) for text in example.messages]
     distractors = [approximate_tokens(text) for text in example.distractors]
-    question = approximate_tokens(str(example.get("question") or ""))
+    question = approximate_tokens(str(example.get("question") or example.get("goal") or ""))
     mean = round(statistics.fmean(messages or [0]))
     clearing = [tokens + _CALL for tokens in distractors]
+    building = list(accumulate(tokens + _CALL for tokens in messages))
+    managed = _managed(method, messages, mean) + _managed(method, distractors, mean)
+    recalled = _SHOWN * mean + question
+    before: list[int] = []
     match method.method:
         case Method.NO_MEMORY:
-            return [question]
+            last = question
         case Method.FULL_CONTEXT:
-            return [sum(messages) + sum(distractors) + question]
+            last = sum(messages) + sum(distractors) + question
         case Method.RAG:
-            return [_SHOWN * mean + question]
+            last = recalled
         case Method.AGEMEM:
-            building = list(accumulate(tokens + _CALL for tokens in messages))
             if method.tools == "long-term":
                 clearing = list(accumulate(clearing))
-            last = (clearing[-1] if clearing else 0) + question
-            return [*building, *clearing, last, last + _SHOWN * mean + _CALL]
-    managed = _managed(method, messages, mean) + _managed(method, distractors, mean)
-    if not method.options.get("short_term_tools"):
-        return [*managed, sum(distractors) + _SHOWN * mean + question]
-    return [*managed, *clearing, (clearing[-1] if clearing else 0) + _SHOWN * mean + question]
+            left = clearing[-1] if clearing else 0
+            before, last = [*building, *clearing, left + question], left + recalled + _CALL
+        case _ if method.options.get("short_term_tools"):
+            before, last = [*managed, *clearing], (clearing[-1] if clearing else 0) + recalled
+        case _:
+            before, last = managed, sum(distractors) + recalled
+    acting = range(_ACTIONS) if example.get("environment") else range(1)
+    return [*before, *(last + taken * (_SEEN + _CALL) for taken in acting)]
 
 
 def _managed(method: Contestant, messages: list[int], mean: int) -> list[int]:

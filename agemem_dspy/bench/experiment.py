@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agemem_dspy.bench.published import published_world
 from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.agemem import PHASES
 from agemem_dspy.optimizers.recipe import Recipe
@@ -53,7 +54,9 @@ class Contestant(Part):
     `phases` are those of `AgeMemOptimizer`, none for a method that is played as it is; `weights` the reward's. `play`
     changes attributes of the compiled agent, so that contestants that differ in it alone are trained once. `control`
     plays other data: "shuffled" gives every question another example's messages, "support" nothing but the gold facts.
-    `published` is the method's name in the paper's tables.
+    `program` is the folder of a saved program, played in place of a new one; {seed} in it stands for the seed. The run
+    notes what the folders hold as `program_sha256`; give it to insist on it. `published` is the method's name in the
+    paper's tables.
     """
 
     name: str = Field(min_length=1)
@@ -64,6 +67,8 @@ class Contestant(Part):
     weights: Literal["paper", "answer_only"] = "paper"
     play: dict[Literal["filter_threshold", "recall_top_k", "max_rounds"], float | int] = {}
     control: Literal["shuffled", "support"] | None = None
+    program: str | None = Field(default=None, min_length=1)
+    program_sha256: dict[str, str] = {}
     published: str | None = None
 
     @model_validator(mode="after")
@@ -87,7 +92,13 @@ class Contestant(Part):
             raise ValueError(f"play: the method {self.method.value} has no such attributes; leave it out")
         if self.weights != "paper" and not self.phases:
             raise ValueError("weights: they are for training; give phases, or leave them out")
+        if self.program and (self.phases or self.options or self.tools != "all"):
+            raise ValueError("program: a saved one has its phases, options and tools; leave them out")
         return self
+
+    def folder(self, seed: int) -> Path:
+        """Return the folder of the saved program that is played with a seed."""
+        return Path(str(self.program).replace("{seed}", str(seed)))
 
 
 class Experiment(Part):
@@ -152,7 +163,7 @@ class Experiment(Part):
 
     def seeds_of(self, method: Contestant) -> tuple[int, ...]:
         """Return the seeds with which a contestant is played: one where seeds change nothing."""
-        varies = method.phases or self.temperature > 0 or self.model == "tiny"
+        varies = method.phases or self.temperature > 0 or self.model == "tiny" or "{seed}" in (method.program or "")
         return self.seeds if varies else self.seeds[:1]
 
     def narrowed(
@@ -161,13 +172,15 @@ class Experiment(Part):
         data: Sequence[str] = (),
         worlds: Sequence[str] = (),
         methods: Sequence[str] = (),
+        programs: Sequence[str] = (),
         limit: int | None = None,
     ) -> Experiment:
-        """Return this experiment on other data, with fewer worlds or methods, or on fewer examples.
+        """Return this experiment on other data, with fewer worlds or methods, saved programs, or on fewer examples.
 
         Args:
             data: NAME=SPEC, the data of a world, a new one when there is none of that name.
             worlds, methods: the names of those that are kept; all when empty.
+            programs: NAME=FOLDER, a saved program to play as the method of that name, a new one when there is none.
             limit: most examples of a world.
 
         Raises:
@@ -175,9 +188,14 @@ class Experiment(Part):
         """
         given = dict(_pair(one) for one in data)
         changed = [world.model_copy(update={"data": given.pop(world.name, world.data)}) for world in self.worlds]
-        changed += [World(name=name, data=spec) for name, spec in given.items()]
+        changed += [
+            World(name=name, data=spec, published=published_world(self.published, name)) for name, spec in given.items()
+        ]
         kept_worlds = _chosen(changed, worlds, f"the experiment {self.name} has no world")
-        kept_methods = _chosen(self.methods, methods, f"the experiment {self.name} has no method")
+        folders = dict(_pair(one) for one in programs)
+        known = [_saved(one, folders.pop(one.name)) if one.name in folders else one for one in self.methods]
+        known += [Contestant(name=name, method=Method.AGEMEM, program=folder) for name, folder in folders.items()]
+        kept_methods = _chosen(known, methods, f"the experiment {self.name} has no method")
         if limit is not None:
             kept_worlds = [world.model_copy(update={"limit": limit}) for world in kept_worlds]
         named = [method.name for method in kept_methods]
@@ -229,10 +247,16 @@ def load_experiment(which: str | Path, *, quick: bool = False, changes: Mapping[
         raise ConfigurationError(f"{path}: {'; '.join(_problems(error, merged))}") from error
 
 
+def _saved(method: Contestant, folder: str) -> Contestant:
+    """Return a contestant whose program is a saved one in place of one that is compiled."""
+    compiled = {"phases": (), "weights": "paper", "options": {}, "tools": "all"}
+    return method.model_copy(update={**compiled, "program": folder})
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, mark, spec = text.partition("=")
     if not (mark and name and spec):
-        raise ConfigurationError(f"{text!r} must be NAME=SPEC, such as hotpotqa=hotpotqa:dev.json")
+        raise ConfigurationError(f"{text!r} must be NAME=SPEC or NAME=FOLDER, such as hotpotqa=hotpotqa:dev.json")
     return name, spec
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +75,8 @@ class BenchFolder:
         """
         if not self.noted.is_file():
             return False
-        wanted = experiment.model_dump(mode="json")
-        refuse_changes(self.path, self._read(), wanted, f"Give a new folder, such as --out {self.path}-2")
+        noted, wanted = (one.model_dump(mode="json") for one in (self._noted(), experiment))
+        refuse_changes(self.path, noted, wanted, f"Give a new folder, such as --out {self.path}-2")
         self._open()
         return True
 
@@ -100,10 +99,7 @@ class BenchFolder:
         """
         if not self.noted.is_file():
             raise RunError(f"{self.path} holds no bench run; name the --out folder of one")
-        try:
-            experiment = Experiment.model_validate(self._read())
-        except ValidationError as error:
-            raise RunError(f"{self.noted} is of another version or damaged ({error}); play it anew") from error
+        experiment = self._noted()
         self._open()
         return experiment
 
@@ -152,9 +148,11 @@ class BenchFolder:
             cell = Cell(world=row.pop("world"), method=row.pop("method"), seed=row.pop("seed"))
             self._finished[cell] = row
 
-    def _read(self) -> Mapping[str, Any]:
+    def _noted(self) -> Experiment:
+        """Return the experiment that was begun; what an older version did not know has its default."""
         try:
-            found: Mapping[str, Any] = json.loads(self.noted.read_text(encoding="utf-8"))
+            return Experiment.model_validate(json.loads(self.noted.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise RunError(f"{self.noted} is of another version or damaged ({error}); play it anew") from error
         except (OSError, ValueError) as error:
             raise RunError(f"{self.noted} is damaged ({error}); choose another --out") from error
-        return found

@@ -27,6 +27,7 @@ LABELS = {
     "tool_calls": "tool calls",
 }
 NOTHING = "–"
+_MOST_KINDS = 8
 _THREE_DECIMALS = re.compile(r"\d+\.\d{3}\b")
 
 
@@ -101,9 +102,13 @@ def p_value(test: PairedTest | None) -> str:
 
 
 def grids(results: BenchResults) -> list[Grid]:
-    """Return one table a world, one of all worlds when there are several, and one of all seeds likewise."""
-    found = [_world(results, world.name, world.published) for world in results.experiment.worlds]
-    several = [_overview(results)] if len(found) > 1 else []
+    """Return a table a world and one of its kinds of questions; of several worlds or seeds one over all."""
+    found = []
+    for world in results.experiment.worlds:
+        found.append(_world(results, world.name, world.published))
+        if (kinds := _by_kind(results, world.name)) is not None:
+            found.append(kinds)
+    several = [_overview(results)] if len(results.experiment.worlds) > 1 else []
     return [*found, *several, *([_by_seed(results)] if len(results.experiment.seeds) > 1 else [])]
 
 
@@ -185,7 +190,8 @@ def write(results: BenchResults, found: Sequence[Mapping[str, Any]], command: st
 def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
     experiment = results.experiment
     theirs = published(experiment.published, known_as)
-    columns = [name for name in experiment.columns if any(name in one.terms for one in results.pooled.values())]
+    here = [one for (where, _), one in results.pooled.items() if where == world]
+    columns = [name for name in experiment.columns if any(name in one.terms for one in here)]
     header = ["", "seeds", "n", *map(label, columns), "gain", "p"]
     header += [f"paper's {label(measure)}, {model}" for model, measure in theirs]
     rows = []
@@ -201,7 +207,7 @@ def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
         rows.append((method.name, *played, *cells, gain, p_value(test), *paper))
     data = next(one for one in experiment.worlds if one.name == world)
     main = {place for place, name in enumerate(header) if name in (label(experiment.primary), "gain")}
-    n = max((len(one.rows) for (where, _), one in results.pooled.items() if where == world), default=0)
+    n = max((len(one.rows) for one in here), default=0)
     return Grid(
         title=f"{world} ({data.data}, n = {n})",
         header=tuple(header),
@@ -209,6 +215,24 @@ def _world(results: BenchResults, world: str, known_as: str | None) -> Grid:
         main=frozenset(main),
         aside=frozenset({1, 2}),
     )
+
+
+def _by_kind(results: BenchResults, world: str) -> Grid | None:
+    """Return F1 and judge, or the primary measure, of each kind of question; None for one kind, or very many."""
+    here = {name: one for (where, name), one in results.pooled.items() if where == world}
+    kinds = {name: one.by_kind() for name, one in here.items()}
+    sizes = {kind: len(one.rows) for found in kinds.values() for kind, one in found.items()}
+    if not 2 <= len(sizes) <= _MOST_KINDS:
+        return None
+    measures = [name for name in ("f1", "judge") if any(name in one.terms for one in here.values())]
+    rows = []
+    for measure in measures or [results.experiment.primary]:
+        for name, found in kinds.items():
+            played = [found.get(kind) for kind in sizes]
+            cells = [shown(one.mean(measure)) if one and measure in one.terms else NOTHING for one in played]
+            rows.append((f"{name}: {label(measure)}", *cells))
+    header = ("", *(f"{kind} ({n})" for kind, n in sizes.items()))
+    return Grid(title=f"{world}, by kind of question", header=header, rows=tuple(rows))
 
 
 def _overview(results: BenchResults) -> Grid:

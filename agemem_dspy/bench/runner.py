@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import dspy
 from agemem_dspy.bench.experiment import TOOLS, Contestant, Experiment, Phase, World, slug
 from agemem_dspy.bench.folder import BenchFolder, cells_of
 from agemem_dspy.bench.judging import RowJudge, judged_folder
+from agemem_dspy.bench.saved import load_saved, pinned
 from agemem_dspy.data import load_dataset, published_scores
 from agemem_dspy.data.assistant_values import SPLITS, Split
 from agemem_dspy.data.controls import gold_support, shuffled_memory, with_distractors
@@ -22,6 +23,7 @@ from agemem_dspy.evaluation import evaluate
 from agemem_dspy.optimizers.local import local_policy
 from agemem_dspy.policy.choice import ChosenModel, choose_model
 from agemem_dspy.policy.lm import parameters_of
+from agemem_dspy.programs.acting import begun
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.programs.judges import JudgeAnswer, LMJudge
 from agemem_dspy.programs.methods import Method, build_method, options_of
@@ -40,13 +42,13 @@ class Bench:
         progress: told of every episode and training step.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or that of a saved program none.
     """
 
     def __init__(
         self, experiment: Experiment, path: Path, *, threads: int = 8, progress: Progress = lambda *_: None
     ) -> None:
-        self.experiment, self.threads, self.progress = experiment, threads, progress
+        self.experiment, self.threads, self.progress = pinned(experiment), threads, progress
         self.folder = BenchFolder(path)
         self._examples: dict[str, list[dspy.Example]] = {}
         self._chosen: tuple[int, ChosenModel] | None = None  # the model that is loaded, and the seed it was made with
@@ -57,17 +59,17 @@ class Bench:
         Raises:
             RunError: the folder holds a run of another experiment, or a program or metric raised; what was played is
                 kept.
-            MissingDependency: a world's published score needs a package.
+            MissingDependency: a method, a world or its published score needs a package; said before anything is played.
             KeyboardInterrupt: Ctrl-C, also in training; what was done is kept.
         """
         self.folder.begin(self.experiment)
         worlds = {world.name: world for world in self.experiment.worlds}
         methods = {method.name: method for method in self.experiment.methods}
         scores = {name: published_scores(world.data) for name, world in worlds.items()}
+        waiting = [cell for cell in cells_of(self.experiment) if self.folder.finished(cell) is None]
+        self._require({cell.method: methods[cell.method] for cell in waiting}.values())
         program: tuple[str, int] | None = None
-        for cell in cells_of(self.experiment):
-            if self.folder.finished(cell) is not None:
-                continue
+        for cell in waiting:
             method = methods[cell.method]
             if program != (cell.method, cell.seed):
                 player = self.player(method, cell.seed)
@@ -87,6 +89,19 @@ class Bench:
             )
             lm = player.get_lm()
             self.folder.finish(cell, n=len(result.rows), model=lm.model, parameters=parameters_of(lm))
+
+    def _require(self, methods: Iterable[Contestant]) -> None:
+        """Make what is to be played once, so that a missing package stops the run now and not after hours."""
+        places: dict[str, tuple[str, int | None]] = {}
+        for method in methods:
+            self.student(method)
+            for world in self.experiment.worlds:
+                for one in self.examples(world, method):
+                    if place := one.get("environment"):
+                        places.setdefault(str(place).partition(":")[0], (place, one.get("seed")))
+        for place, seed in places.values():
+            with begun(place, seed):
+                pass
 
     def judge(self, model: str) -> None:
         """Let a model score the answers and the stored entries of every finished cell; what it has scored is kept.
@@ -157,8 +172,12 @@ class Bench:
         return TrajectoryReward(method.weights, answer_judge=asked)
 
     def player(self, method: Contestant, seed: int) -> Any:
-        """Return a contestant's program, compiled when it has phases."""
-        program = self.student(method, self._model(seed))
+        """Return a contestant's program, the saved one when it names one, compiled when it has phases."""
+        model = self._model(seed)
+        if method.program:
+            program = load_saved(method, seed, model.lm, max_rounds=self.experiment.max_rounds)
+        else:
+            program = self.student(method, model)
         if method.phases:
             program = self._compiled(method, program, seed)
         if method.play:

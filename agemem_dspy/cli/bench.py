@@ -57,6 +57,12 @@ def play(
     methods: Annotated[
         list[str] | None, typer.Option("--method", help="Play these methods of the experiment alone; repeat it.")
     ] = None,
+    programs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--program", help="NAME=FOLDER: a saved program to play as that method, {seed} its seed; repeat it."
+        ),
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="A model that scores answers and memories after the run.")
     ] = None,
@@ -70,11 +76,12 @@ def play(
         from agemem_dspy.bench.budget import budget
         from agemem_dspy.bench.experiment import load_experiment
         from agemem_dspy.bench.runner import Bench
+        from agemem_dspy.policy.choice import choose_model
 
         changes: dict[str, Any] = {"model": model, "train": train, "seeds": _numbers(seeds)}
         experiment = load_experiment(
             which, quick=quick, changes={key: value for key, value in changes.items() if value is not None}
-        ).narrowed(data=data or (), worlds=worlds or (), methods=methods or (), limit=limit)
+        ).narrowed(data=data or (), worlds=worlds or (), methods=methods or (), programs=programs or (), limit=limit)
         folder = out_dir or Path("runs", "bench", experiment.name + ("-quick" if quick else ""))
         with out.progress() as bar:
             tasks: dict[str, Any] = {}
@@ -89,13 +96,15 @@ def play(
                 bar.update(tasks[what], completed=done)
 
             bench = Bench(experiment, folder, threads=threads, progress=show)
-            bench.folder.resume(experiment)
+            bench.folder.resume(bench.experiment)
             costs = budget(bench)
             if costs:
                 out.notes.print(_costs(costs))
             if estimate:
                 out.result({"budget": [asdict(cost) for cost in costs]})
                 return
+            if judge is not None:
+                choose_model(judge)  # a name that means nothing is said now, not after the run
             with keeping(f"what was played is kept in {folder}; the same command goes on from there"), model_errors():
                 bench.run()
                 if judge is not None:

@@ -19,7 +19,8 @@ DataOption = Annotated[
     str,
     typer.Option(
         "--data",
-        help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, agentboard:PATH, or jsonl:PATH.",
+        help="assistant:train|val|test, hotpotqa:PATH, hotpotqa:hub, locomo:PATH, agentboard:PATH, jsonl:PATH, "
+        "or a world, such as babyai:GoToObjS6.",
     ),
 ]
 DifficultyOption = Annotated[
@@ -107,7 +108,7 @@ def _load(
         program.set_lm(program.get_lm().copy(**given))
     agent = getattr(program, "agent", program)
     if max_rounds is not None:
-        if not isinstance(agent, AgeMemAgent):
+        if not hasattr(agent, "max_rounds"):
             raise ConfigurationError(f"{folder} holds a baseline, which has no rounds; leave out --max-rounds")
         agent.max_rounds = max_rounds
     return ThreeStageEpisode(agent) if program is agent and isinstance(agent, AgeMemAgent) else program

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import agemem_dspy as am
 from agemem_dspy.bench import load_experiment, shipped
 from agemem_dspy.programs.methods import Method
 from tests.bench_runs import experiment, played
@@ -29,7 +30,9 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Path]:
-    """A working directory with what the commands name: HotpotQA's file, a finished run."""
+    """A working directory with what the commands name: HotpotQA's file, saved programs."""
+    for phase in ("warm_start", "grpo"):
+        am.ThreeStageEpisode(am.AgeMemAgent("question -> answer")).save(tmp_path / "runs" / "demo" / phase)
     row = {
         "_id": "q", "question": "Who made it?", "answer": "Ana", "supporting_facts": [["Ana", 0]],
         "context": [["Ana", ["Ana made the boat."]], ["Bob", ["Bob sleeps."]]],

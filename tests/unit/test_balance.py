@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import dspy
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agemem_dspy.data import balanced
 from agemem_dspy.data.assistant import generate
-from agemem_dspy.errors import DataError
+from agemem_dspy.optimizers.balance import balanced
 
 _TOOLS = ("add_memory", "update_memory", "delete_memory")
 
@@ -40,6 +38,6 @@ def test_histories_with_a_forgetting_come_as_often_as_the_others() -> None:
     assert len(found) == 3
 
 
-def test_examples_without_gold_operations_are_refused() -> None:
-    with pytest.raises(DataError, match="'q1' has no gold `operations`"):
-        balanced([dspy.Example(id="q1")])
+def test_examples_without_gold_operations_keep_their_order() -> None:
+    examples = [dspy.Example(id="b"), dspy.Example(id="a", operations=None), dspy.Example(id="c", operations=[])]
+    assert [e.id for e in balanced(examples)] == ["b", "a", "c"]

@@ -89,7 +89,7 @@ def test_retrieve_only_shows_the_nearest_messages_and_logs_what_it_did() -> None
     assert all(event.ok for event in trajectory.events)
     assert [memory.content for memory in trajectory.memories] == MESSAGES
     assert trajectory.events[-1].contents == (MESSAGES[1],)
-    assert trajectory.context == ("How is my cat called?", MESSAGES[1])
+    assert trajectory.context == (MESSAGES[1], "How is my cat called?")
 
 
 def test_every_call_starts_from_an_empty_store() -> None:
@@ -118,7 +118,7 @@ def test_several_inputs_and_outputs_of_any_type(make: Callable[..., Any]) -> Non
     pred = agent(messages=MESSAGES, question="Where do I live?", hint="Italy")
     assert (pred.city, pred.floors) == ("Rome", 3)
     assert pred.trajectory.answer == {"city": "Rome", "floors": 3}
-    assert pred.trajectory.context[0] == "question: Where do I live?\nhint: Italy"
+    assert pred.trajectory.context[-1] == "question: Where do I live?\nhint: Italy"
     with pytest.raises(ConfigurationError, match="missing \\['hint'\\]"):
         agent(messages=[], question="Where?")
     assert len(engine.prompts) == 1

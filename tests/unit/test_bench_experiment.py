@@ -19,7 +19,8 @@ from agemem_dspy.optimizers.recipe import Recipe
 from agemem_dspy.programs.methods import Method, build_method
 
 NAMES = (
-    "components", "distractors", "filter-threshold", "main", "rewards", "rivals-rl", "seeds", "tokens", "tool-use",
+    "compiled", "components", "distractors", "filter-threshold", "main", "rewards", "rivals-rl", "seeds", "tokens",
+    "tool-use",
 )  # fmt: skip
 
 
@@ -71,8 +72,11 @@ def test_an_experiment_can_be_narrowed() -> None:
         ("w", "jsonl:mine", 4), ("new", "assistant:val", 4),
     ]  # fmt: skip
     assert ([method.name for method in other.methods], other.against) == (["ours"], "ours")
+    named = experiment(published="main").narrowed(data=["alfworld=agentboard:x", "v=jsonl:x"]).worlds
+    assert [world.published for world in named] == [None, "ALFWorld", None]
     for options, said in (
         ({"data": ["jsonl:mine"]}, "must be NAME=SPEC"),
+        ({"programs": ["folder"]}, "must be NAME=SPEC or NAME=FOLDER"),
         ({"worlds": ["x"]}, "has no world 'x'; it has w, v"),
         ({"methods": ["x"]}, "has no method 'x'; it has base, ours"),
         ({"data": ["W/=x", "W-=y"]}, "make the same file name"),
@@ -101,6 +105,7 @@ def test_an_experiment_can_be_narrowed() -> None:
         ("max_steps = 1", "pretrain_steps = 1", 'recipe: pretrain_steps go with model = "tiny"'),
         ('name = "small"', 'name = ""', r"worlds\[0\].name: string should have at least 1 character"),
         ('name = "taught"', 'name = "base"', "methods: 'base' and 'base' make the same file name"),
+        ('["warm_start", "grpo"]', '["grpo"]\nprogram = "x"', "program: a saved one has its phases, options and tools"),
         ("max_tokens = 6", "max_tokens = 0", "max_tokens: input should be greater than or equal to 1"),
         ("max_tokens = 6", "seeds = [1, 1]", "seeds: give each once"),
         ('train = "', '# train = "', "train: 'taught' has phases, so name what it learns from"),
@@ -117,12 +122,23 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, old: str, new: str, 
 
 
 def test_an_experiment_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no experiment 'magic'; choose one of components, distractors"):
+    with pytest.raises(ConfigurationError, match="no experiment 'magic'; choose one of compiled, components"):
         load_experiment("magic")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_experiment(tmp_path)
     with pytest.raises(ConfigurationError, match=r"rivals-rl.toml: it has no \[quick\] table"):
         load_experiment("rivals-rl", quick=True)
+
+
+def test_a_saved_program_takes_the_place_of_a_compiled_one() -> None:
+    methods = [{"name": "base", "method": "agemem"}, {"name": "ours", "method": "agemem", "phases": ["grpo"]}]
+    made = experiment(methods=methods, train="assistant:train", seeds=[0, 1])
+    other = made.narrowed(programs=["ours=runs/{seed}/grpo", "new=runs/other"])
+    assert [(one.name, one.program, one.phases) for one in other.methods] == [
+        ("base", None, ()), ("ours", "runs/{seed}/grpo", ()), ("new", "runs/other", ()),
+    ]  # fmt: skip
+    assert [other.seeds_of(one) for one in other.methods] == [(0,), (0, 1), (0,)]
+    assert [other.methods[1].folder(seed) for seed in (0, 1)] == [Path("runs/0/grpo"), Path("runs/1/grpo")]
 
 
 def test_what_seeds_cannot_change_is_played_once() -> None:
@@ -207,6 +223,14 @@ def test_the_calls_of_an_episode_are_counted(method: str, options: dict[str, Any
     assert len(prompt_lengths(made, example())) == calls
     assert all(tokens > 0 for tokens in prompt_lengths(made, example()))
     assert prompt_lengths(made, example(messages=[], distractors=[]))
+
+
+def test_in_a_world_every_step_is_counted() -> None:
+    for method in ("no-memory", "mem0"):
+        made = Contestant.model_validate({"name": "x", "method": method})
+        question, world = (prompt_lengths(made, example(**{key: "x"})) for key in ("question", "environment"))
+        assert len(world) == len(question) + 29
+        assert world[-1] - world[-30] == 29 * (world[-1] - world[-2]) > 0
 
 
 def test_every_method_has_its_count() -> None:

@@ -11,6 +11,7 @@ from bench_runs import experiment, played, write_rows
 from fakes import scripted_lm
 
 from agemem_dspy.bench.compare import compare
+from agemem_dspy.bench.folder import BenchFolder
 from agemem_dspy.bench.judging import Agreement, RowJudge, judged_folder
 from agemem_dspy.bench.plot import plot
 from agemem_dspy.bench.published import published
@@ -66,6 +67,30 @@ def test_the_page_shows_means_intervals_tests_and_what_differs(run: Path) -> Non
     assert "1 cells are not played yet" in text
     assert "## answer, seed by seed" in text
     assert "| w: base | 0.250 [0.000, 0.750] | – |" in text
+
+
+def test_a_run_from_before_programs_could_be_saved_ones_goes_on(run: Path) -> None:
+    noted = json.loads((run / "experiment.json").read_text("utf-8"))
+    for method in noted["methods"]:
+        del method["program"], method["program_sha256"]
+    (run / "experiment.json").write_text(json.dumps(noted), "utf-8")
+    made = experiment(seeds=[0, 1], temperature=1.0)
+    assert BenchFolder(run).resume(made)
+    with pytest.raises(RunError, match="title was"):
+        BenchFolder(run).resume(made.model_copy(update={"title": "Another"}))
+
+
+def test_kinds_of_questions_have_a_table(tmp_path: Path) -> None:
+    run = played(tmp_path / "run", experiment(), {("w", "base", 0): [0.0, 1.0, 1.0], ("w", "ours", 0): [1.0, 1.0, 1.0]})
+    assert "by kind of question" not in page(BenchResults.load(run), "x")
+    for file in (run / "items").iterdir():
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        write_rows(file, [{**row, "kind": "adversarial" if row["id"] == "q0" else "temporal"} for row in rows])
+    text = page(BenchResults.load(run), "x")
+    assert "## w, by kind of question" in text
+    assert "|  | adversarial (1) | temporal (2) |" in text
+    assert "| base: F1 | 0.000 | 1.000 |" in text
+    assert "| ours: F1 | 1.000 | 1.000 |" in text
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path) -> None:

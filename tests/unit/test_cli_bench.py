@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from bench_runs import experiment, played, small_experiment
 from command_line import agemem, interrupted, refused
 from fakes_chat import ChatServer
 
-from agemem_dspy.bench import Bench
+from agemem_dspy.bench import Bench, load_experiment
 from agemem_dspy.bench.results import BenchResults
 
 pytestmark = pytest.mark.filterwarnings(
@@ -72,8 +74,62 @@ def test_an_experiment_is_played_told_and_not_played_again(
     (compared,) = both.json["comparisons"]
     assert compared["test"]["gain"]["mean"] < 0
     assert "small: base − +RL" in agemem(capsys, "bench", "compare", f"{run}#base", f"{run}#+RL").out
+    saved = tmp_path / "saved"
+    shutil.copytree(run / "training" / "taught.0" / "warm_start", saved)
+    words = ("bench", small, "--program", f"saved={saved}", "--method", "base", "--method", "saved")
+    reused = agemem(capsys, *words, "--out", tmp_path / "reused", "--json")
+    assert reused.code == 0, reused.err
+    assert "GRPO" not in reused.err
+    cell = next(line for line in reused.json["results"] if line["method"] == "saved")
+    assert cell["model"] == cells["taught"]["model"]  # the very weights
+    played_by = {run: "taught", tmp_path / "reused": "saved"}
+    one, other = (rows(folder / "items" / f"small.{name}.0.jsonl") for folder, name in played_by.items())
+    assert {row["id"]: row["reward"] for row in one} == {row["id"]: row["reward"] for row in other}
+    (saved / "README.md").write_text("a card is no part of the program", encoding="utf-8")
+    assert agemem(capsys, *words, "--out", tmp_path / "reused").code == 0
+    shutil.rmtree(saved)
+    shutil.copytree(run / "training" / "taught.0" / "grpo", saved)
+    changed = refused(agemem(capsys, *words, "--out", tmp_path / "reused"))
+    assert "holds a run with other settings: methods was" in changed
+    assert "program_sha256" in changed
     other = agemem(capsys, "bench", small, "--out", run, "--seeds", "1")
     assert "seeds was [0], is [1]. Give a new folder, such as --out" in refused(other)
+
+
+def test_every_method_plays_a_world(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
+    names = [method.name for method in load_experiment("main").methods if not method.phases]
+    chosen = [word for name in names for word in ("--method", name)]
+    run, data = tmp_path / "run", "babyai=babyai:GoToRedBallNoDists"
+    words = ("bench", "main", "--model", small.parent / "tiny", "--world", "babyai", "--data", data, "--limit", "1")
+    done = agemem(capsys, *words, *chosen, "--out", run, "--json")
+    assert done.code == 0, done.err
+    cells = {line["method"]: line for line in done.json["results"] if "seed" in line}
+    assert list(cells) == names
+    assert all(cell["success"]["mean"] == cell["progress_rate"]["mean"] == 0.0 for cell in cells.values())
+    page = (run / "table.md").read_text("utf-8")
+    assert "| answer | success | progress rate | actions | MQ | reward | prompt tokens | gain | p | paper's suc" in page
+    assert "| No-Memory | 1 | 1 | 0.000 | 0.000 | 0.000 |" in page
+    assert "0.508 |" in page  # the paper's No-Memory in BabyAI
+
+
+def test_a_package_that_is_missing_is_said_before_anything_is_played(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("agemem_dspy.programs.rivals.mem0_package.version", absent)
+    text = small.read_text("utf-8").replace('method = "rag"\ncontrol = "shuffled"', 'method = "mem0-package"')
+    (rival := small.with_name("rival.toml")).write_text(text, encoding="utf-8")
+    run = tmp_path / "run"
+    assert 'pip install "agemem-dspy[mem0]"' in refused(agemem(capsys, "bench", rival, "--out", run))
+    assert not (run / "items").exists()
+
+    row = {"id": "far", "environment": "far:away", "seed": 0, **ROW}
+    (data := tmp_path / "rows.jsonl").write_text(json.dumps({**row, "facts": [], "support": []}) + "\n", "utf-8")
+    words = ("bench", small, "--data", f"far=jsonl:{data}", "--method", "base", "--out", tmp_path / "other")
+    assert "unknown world 'far:away'" in refused(agemem(capsys, *words))
+    assert not (tmp_path / "other" / "items").exists()
 
 
 def test_a_run_that_was_killed_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
@@ -135,8 +191,11 @@ def test_any_model_may_judge_a_run_afterwards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["main", "--program", "x"], "'x' must be NAME=SPEC or NAME=FOLDER"),
+        (["main", "--program", "AgeMem=nowhere"], "methods[AgeMem].program: there is no folder"),
+        (["main", "--world", "assistant", "--limit", "2", "--judge", "magic"], "unknown model 'magic'"),
         (["bogus"], "No such command 'bogus'"),
-        (["nowhere.toml"], "there is no experiment 'nowhere.toml'; choose one of components"),
+        (["nowhere.toml"], "there is no experiment 'nowhere.toml'; choose one of compiled"),
         (["main", "--method", "magic"], "has no method 'magic'"),
         (["main", "--seeds", "one"], "--seeds 'one' must be numbers with commas between them"),
         (["main", "--data", "x"], "'x' must be NAME=SPEC"),

@@ -48,6 +48,26 @@ def test_the_rules_of_a_world_are_what_stage_one_tells() -> None:
     assert world_examples("babyai:GoToLocal", [4])[0].toDict() == one.toDict()
 
 
+def test_a_world_is_data_by_its_name() -> None:
+    taken = load_dataset("babyai:GoToObjS6,GoToDoor@7", limit=3)
+    assert [one.id for one in taken] == ["babyai:GoToObjS6#7", "babyai:GoToDoor#7", "babyai:GoToObjS6#8"]
+    [same] = world_examples("babyai:GoToDoor", [7])
+    assert taken[1].toDict() == same.toDict()
+    assert len(load_dataset("babyai:GoToObjS6")) == 100
+
+
+def test_worlds_that_are_no_data_are_refused() -> None:
+    for spec, limit, error, said in (
+        ("babyai:Nowhere", 1, ConfigurationError, "Nowhere"),
+        ("babyai:GoToObjS6", 0, DataError, "limit"),
+        ("zork:west", 1, DataError, "or a world: alfworld:<task>"),
+    ):
+        with pytest.raises(error, match=said):
+            load_dataset(spec, limit=limit)
+    with pytest.raises(DataError, match="only assistant data has difficulties"):
+        load_dataset("babyai:GoToObjS6", difficulty="easy")
+
+
 def test_an_earlier_episode_tells_the_way() -> None:
     [one] = world_examples("babyai:UnlockPickup", [3], knowledge="episode", n_distractors=0)
     assert one.messages == [
