@@ -7,7 +7,6 @@ one has found is looked up in the other, if it may be among the best. Payloads a
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
@@ -84,7 +83,7 @@ def _best(
     while not rankings.read(depth, limit) and depth < max(_MOST_DEPTH, 4 * limit):
         depth *= 4
     scores, cosines, payloads = rankings.completed(), rankings.cosines, rankings.payloads
-    last = min(heapq.nlargest(limit, scores.values()), default=0.0)
+    last = _last_of_best(scores.values(), limit)
     chosen = [one for one, score in scores.items() if score >= last]
     missing = [one for one in chosen if one not in payloads]
     payloads |= dict(points.fetch(missing, condition)) if missing else {}
@@ -105,6 +104,11 @@ def _nearest(points: PointStore, vector: list[float], condition: Condition, limi
     order = [(-round(cosine, DIGITS), payload["seq"], one, cosine, payload) for one, cosine, payload in hits if payload]
     order.sort(key=itemgetter(0, 1))
     return [(id_text(one), payload, _cosine(cosine)) for _, _, one, cosine, payload in order[:limit]]
+
+
+def _last_of_best(scores: Iterable[float], limit: int) -> float:
+    best = sorted(scores, reverse=True)[:limit]
+    return best[-1] if best else 0.0
 
 
 def _cosine(score: float) -> float:
@@ -144,7 +148,7 @@ class _Rankings:
         self.most_share = most_share = min(shares.values()) if len(shares) == depth else 0.0
         least = {one: by_cosine * cosine + by_share * shares.get(one, 0.0) for one, cosine in cosines.items()}
         least |= {one: by_share * share - by_cosine for one, share in shares.items() if one not in cosines}
-        bar = min(heapq.nlargest(limit, least.values()), default=0.0) - 10.0**-DIGITS
+        bar = _last_of_best(least.values(), limit) - 10.0**-DIGITS
         self.contenders = [
             one
             for one, score in least.items()
@@ -174,11 +178,12 @@ class _Rankings:
     def _scores(
         self, by_meaning: Ranking | None, by_words: Ranking | None
     ) -> tuple[dict[PointId, float], dict[PointId, float]]:
-        """Return the scores in two rankings, asked for in one request; keep payloads that come along."""
+        """Return the scores in two rankings, asked for in one request; keep the payloads that a server sends."""
         asked = [ranking for ranking in (by_meaning, by_words) if ranking is not None]
         answers = self.points.rank(asked) if asked else []
-        for answer in answers:
-            self.payloads |= {one: payload for one, _, payload in answer if payload is not None}
+        if self.points.is_server:
+            for answer in answers:
+                self.payloads |= {one: payload for one, _, payload in answer if payload is not None}
         found: list[Iterable[Any]] = list(answers)
         cosines = {one: score for one, score, _ in found.pop(0)} if by_meaning else {}
         return cosines, {one: score for one, score, _ in found.pop(0)} if by_words else {}
