@@ -263,7 +263,18 @@ class QdrantMemory(LongTermMemory):
                 then = records_at(now, live(condition, moment), moment)
                 cosines = stored_cosines(points, vector, now, then)
             found = best_memories_then(self._embedder, query, vector, then, cosines, depth, way)
-        return order.best(self._embedder, query, found, limit, way)
+        best = order.best(self._embedder, query, found, limit, way)
+        if self._connection.retrieved is not None:
+            self._connection.retrieved.note(memory.id for memory in best)
+        return best
+
+    @override
+    def retrieved(self) -> frozenset[str] | None:
+        noted = self._open_connection().retrieved
+        if noted is None:
+            return None
+        mine = self._points().scroll(self._mine.under(), ["seq"])
+        return noted.ids().intersection(id_text(one) for one, _ in mine)
 
     @override
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:

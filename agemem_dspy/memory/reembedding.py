@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
 from agemem_dspy.memory.cached_embedder import CachedEmbedder
 from agemem_dspy.memory.embedder_names import as_embedder
-from agemem_dspy.memory.folder import lock_folder
+from agemem_dspy.memory.folder import RETRIEVED, lock_folder
 from agemem_dspy.memory.long_term import LongTermMemory
 from agemem_dspy.memory.point_store import in_chunks
 from agemem_dspy.types import Embedder
@@ -109,6 +109,8 @@ def reembed(
                     done += count
                     if progress is not None:
                         progress(done, total)
+    if (place / RETRIEVED).exists():
+        shutil.copyfile(place / RETRIEVED, beside / RETRIEVED)
     _replace(place, beside)
     return Reembedding(former=former.name, name=wanted.name, users=len(users), entries=total)
 
