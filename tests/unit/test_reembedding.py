@@ -280,7 +280,7 @@ def test_killed_it_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], 
 
 def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "memories"
-    before = filled(folder, count=60)
+    before = filled(folder, count=400)
     beside = reembedding.folder_beside(folder, HashEmbedder())
     stopped = interrupted(beside.exists, "memory", "reembed", folder, "--embedder", NEW)
     assert stopped.code == 130
