@@ -41,6 +41,8 @@ class StopReason(enum.StrEnum):
 
 SourceRole = Literal["user", "assistant", "tool", "system"]
 Trust = Literal["trusted", "untrusted"]
+_ROLES: tuple[Any, ...] = get_args(SourceRole)
+_TRUSTS: tuple[Any, ...] = get_args(Trust)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +60,13 @@ class Provenance:
     @classmethod
     def of(cls, by: Mapping[str, Any]) -> Provenance:
         """Read it out of the `by` of a `Version`; where a part is missing or malformed, nobody vouches."""
-        found: dict[str, Any] = {name: by.get(name) for name in ("role", "channel", "trust")}
+        role: Any = by.get("role")
+        channel: Any = by.get("channel")
+        trust: Any = by.get("trust")
         return cls(
-            role=found["role"] if found["role"] in get_args(SourceRole) else "system",
-            channel=found["channel"] if isinstance(found["channel"], str) and found["channel"] else "unknown",
-            trust=found["trust"] if found["trust"] in get_args(Trust) else "untrusted",
+            role=role if role in _ROLES else "system",
+            channel=channel if isinstance(channel, str) and channel else "unknown",
+            trust=trust if trust in _TRUSTS else "untrusted",
         )
 
     def by(self) -> dict[str, str]:

@@ -75,14 +75,18 @@ class Texts:
 
 def median_ms(call: Callable[[str], object], arguments: Sequence[str]) -> float:
     """Return the median time of a call, after a few that do not count."""
-    for argument in arguments[:5]:
-        call(argument)
-    times = []
-    for argument in arguments:
-        began = time.perf_counter()
-        call(argument)
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
+    return medians_ms([call], arguments)[0]
+
+
+def medians_ms(calls: Sequence[Callable[[str], object]], arguments: Sequence[str]) -> list[float]:
+    """Return the median time of each call; they take turns, so that what else the machine does falls on all alike."""
+    times: list[list[float]] = [[] for _ in calls]
+    for argument in [*arguments[:5], *arguments]:
+        for call, own in zip(calls, times, strict=True):
+            began = time.perf_counter()
+            call(argument)
+            own.append(time.perf_counter() - began)
+    return [1000 * statistics.median(own[5:]) for own in times]
 
 
 def main() -> None:
@@ -137,8 +141,8 @@ def measured(folder: Path, count: int, people: int) -> list[str]:
         ids = [memory.id for memory in store.search(queries[0], top_k=CALLS, mode="dense")]
         get = median_ms(store.get, ids)
         engine = Engine(store, "user-0")
-        dense, hybrid = (median_ms(lambda query, mode=mode: store.search(query, mode=mode), queries) for mode in MODES)
-        alone, alone_hybrid = median_ms(engine.dense, queries), median_ms(engine.hybrid, queries)
+        dense, alone = medians_ms([lambda query: store.search(query, mode="dense"), engine.dense], queries)
+        hybrid, alone_hybrid = medians_ms([store.search, engine.hybrid], queries)
     began = time.perf_counter()
     with LongTermMemory.open(folder, user_id="user-0", embedder=texts):
         opened = time.perf_counter() - began
@@ -147,9 +151,6 @@ def measured(folder: Path, count: int, people: int) -> list[str]:
         f"{dense:.2f}", f"{alone:.2f}", f"{dense / alone - 1:+.0%}",
         f"{hybrid:.2f}", f"{alone_hybrid:.2f}", f"{hybrid / alone_hybrid - 1:+.0%}", f"{opened:.2f}",
     ]  # fmt: skip
-
-
-MODES = ("dense", "hybrid")
 
 
 class Engine:

@@ -2,10 +2,11 @@
 
     python benchmarks/retrieval.py locomo_conversations.json [--skip 3]
 
-The file is LoCoMo's official JSON (snap-research/LoCoMo). Every turn of a conversation is one entry, "speaker: text";
-each question is a query, and recall@k is the share of its evidence turns among the first k. Adversarial questions
-(category 5) have no evidence. Intervals (95 %) resample the questions. BM25, and dense and BM25 by reciprocal rank
-fusion, which the store does not offer, are computed here to compare.
+The file is LoCoMo's official JSON (snap-research/LoCoMo). Every turn of a conversation is one entry, "speaker: text",
+of a store in a folder; each question is a query, and recall@k is the share of its evidence turns among the first k.
+Adversarial questions (category 5) have no evidence. Intervals (95 %) resample the questions, those of "hybrid less this
+one" their differences. BM25, and dense and BM25 by reciprocal rank fusion, which the store does not offer, are computed
+here to compare.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import agemem_dspy as am
+from agemem_dspy.memory import NewMemory
 from agemem_dspy.memory.checks import SearchMode
 from agemem_dspy.memory.lexical import words
 from agemem_dspy.results import Interval
@@ -44,10 +47,10 @@ def main() -> None:
     seconds = dict.fromkeys(modes, 0.0)
     conversations = json.loads(arguments.file.read_text(encoding="utf-8"))[arguments.skip :]
     for conversation in conversations:
-        with am.LongTermMemory.open(":memory:") as store:
-            turns = {
-                turn["dia_id"]: store.add(f"{turn['speaker']}: {turn['text']}").id for turn in spoken(conversation)
-            }
+        with tempfile.TemporaryDirectory() as folder, am.LongTermMemory.open(folder) as store:
+            said = spoken(conversation)
+            entries = store.add_many([NewMemory(content=f"{turn['speaker']}: {turn['text']}") for turn in said])
+            turns = {turn["dia_id"]: entry.id for turn, entry in zip(said, entries, strict=True)}
             rival = BM25({memory.id: memory.content for memory in store.all()})
             for question in conversation["qa"]:
                 wanted = {turns[turn] for turn in question.get("evidence", ()) if turn in turns}
@@ -74,7 +77,7 @@ def main() -> None:
         table.add_row(
             name, shown(Interval.of(own)), gain, f"{1000 * seconds[name] / count:.1f}" if name in modes else ""
         )
-    Console().print(table)
+    Console(width=100).print(table)  # of the printed table, in a pipe too
 
 
 class BM25:

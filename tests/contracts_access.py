@@ -43,6 +43,7 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "search": lambda call, id: [call("secret", 50, {"k": 1}, mode=mode) for mode in ("dense", "lexical")],
     "all": lambda call, id: call(),
     "count": lambda call, id: call(),
+    "retrieved": lambda call, id: call(),
     "removed": lambda call, id: call(),
     "entries": lambda call, id: list(call()),
     "purge_expired": lambda call, id: call(),

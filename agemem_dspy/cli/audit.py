@@ -25,11 +25,11 @@ def audit_memories(
     near: Annotated[float, typer.Option(help="The cosine from which two memories are near duplicates.")] = 0.9,
     as_json: JsonFlag = False,
 ) -> None:
-    """Count junk, duplicates, possible contradictions and what has expired, and list them; nothing is changed.
+    """Count junk, duplicates, possible contradictions, what has expired and what no search has returned, and list them.
 
     Junk is what a guard set aside, what has no words, and what is a courtesy and nothing else. Two memories may
-    contradict each other when they begin alike and go on to another value. What was never retrieved is not told: no
-    record of reads is kept.
+    contradict each other when they begin alike and go on to another value. Nothing is changed. A server does not note
+    what was retrieved.
     """
     with output(as_json) as out, open_memory(where, user, embedder, create=False) as store:
         from agemem_dspy.memory import audit
@@ -52,6 +52,8 @@ def _show(out: Output, report: AuditReport) -> None:
         "possible contradictions": len(report.contradictions),
         "expired, not purged": len(report.expired),
     }
+    if report.never_retrieved is not None:
+        counts["never retrieved"] = len(report.never_retrieved)
     for name, count in counts.items():
         table.add_row(name, str(count))
     out.console.print(table)
@@ -65,6 +67,8 @@ def _show(out: Output, report: AuditReport) -> None:
         _together(out, "a possible contradiction:", (pair.first, pair.second))
     for memory in report.expired:
         out.say(f"expired {memory.expires_at}: {_line(memory)}")
+    for memory in report.never_retrieved or ():
+        out.say(f"never retrieved: {_line(memory)}")
 
 
 def _together(out: Output, what: str, memories: Iterable[Memory]) -> None:

@@ -58,8 +58,8 @@ class AuditReport:
 
     `duplicates` are groups with the same content but for case and spaces, oldest first. `near_duplicates` are pairs
     with another content and a cosine from the threshold on; a pair is in `contradictions` instead when one seems to
-    replace the other: both begin alike and go on to another value. `never_retrieved` is None where nobody said what
-    was. `expired` is out of sight and not purged yet.
+    replace the other: both begin alike and go on to another value. `never_retrieved` is None where the store does not
+    note what was. `expired` is out of sight and not purged yet.
     """
 
     user_id: str
@@ -83,8 +83,8 @@ def audit(store: LongTermMemory, *, threshold: float = 0.9, retrieved: Iterable[
 
     Args:
         threshold: the cosine from which two entries are near duplicates, from 0.5 to 1.
-        retrieved: the ids that were ever retrieved, such as those in the `memory_ids` of `ToolEvent`s. A store keeps no
-            record of it: that would make a write of every read.
+        retrieved: the ids that were ever retrieved, such as those in the `memory_ids` of `ToolEvent`s; what searches
+            of this store have returned when left out.
 
     Raises:
         ConfigurationError: another threshold.
@@ -115,7 +115,7 @@ def audit(store: LongTermMemory, *, threshold: float = 0.9, retrieved: Iterable[
             against.append(pair)
         elif pair.cosine >= threshold:
             near.append(pair)
-    known = None if retrieved is None else frozenset(retrieved)
+    known = store.retrieved() if retrieved is None else frozenset(retrieved)
     return AuditReport(
         user_id=store.user_id,
         entries=len(seen),

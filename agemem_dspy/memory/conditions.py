@@ -10,7 +10,8 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from agemem_dspy.memory.checks import now
@@ -73,6 +74,7 @@ class Either:
     conditions: tuple[Part, ...]
 
 
+_LIVE = Equals("state", "live")
 Part = HasId | Equals | NumberBetween | TimeBetween | Either
 
 
@@ -85,7 +87,7 @@ class Condition:
 
     def also(self, *parts: Part) -> Condition:
         """Return the condition that these hold too."""
-        return replace(self, must=(*parts, *self.must))
+        return Condition((*parts, *self.must), self.must_not)
 
     def holds(self, point_id: PointId, payload: Mapping[str, Any]) -> bool:
         """Tell whether an entry meets it."""
@@ -126,13 +128,27 @@ def id_text(point_id: PointId) -> str:
 
 def entries_of(scope: Scope, *parts: Part) -> Condition:
     """Return the condition of a scope's entries, in sight or not."""
-    named = (Equals("labels", one) for one in scope_labels(scope))
-    return Condition((*parts, Equals("user_id", scope.user_id), *named))
+    return Condition((*parts, *_owned(scope)))
+
+
+@lru_cache(maxsize=1024)
+def _owned(scope: Scope) -> tuple[Equals, ...]:
+    return Equals("user_id", scope.user_id), *(Equals("labels", one) for one in scope_labels(scope))
 
 
 def live_entries_of(scope: Scope, *parts: Part, at: str | None = None) -> Condition:
     """Return the condition of a scope's entries that are in sight, now or at a time."""
-    return replace(entries_of(scope, *parts, Equals("state", "live")), must_not=(expired(at),))
+    return live(entries_of(scope, *parts), at)
+
+
+def live(condition: Condition, at: str | None = None) -> Condition:
+    """Return the condition that an entry also is in sight, now or at a time."""
+    return Condition((*condition.must, _LIVE), (*condition.must_not, expired(at)))
+
+
+def is_live(payload: Mapping[str, Any], at: str) -> bool:
+    """Tell whether an entry is in sight at a time."""
+    return payload["state"] == "live" and (payload["expires_at"] is None or payload["expires_at"] > at)
 
 
 def deleted() -> Equals:

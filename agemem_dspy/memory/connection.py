@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.additions import duplicate
-from agemem_dspy.memory.folder import POINTS, check_manifest, lock_folder, write_manifest
+from agemem_dspy.memory.folder import POINTS, RETRIEVED, check_manifest, lock_folder, write_manifest
 from agemem_dspy.memory.point_store import PointStore
 from agemem_dspy.memory.points import PREFIX, collection_name
+from agemem_dspy.memory.retrieved import Retrieved
 from agemem_dspy.memory.scope import Scope
 from agemem_dspy.types import Embedder
 
@@ -40,9 +41,16 @@ class Connection:
     _shared: ClassVar[dict[str, Connection]] = {}
     _shared_lock: ClassVar[threading.RLock] = threading.RLock()
 
-    def __init__(self, points: PointStore, where: str, close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        points: PointStore,
+        where: str,
+        close: Callable[[], None] | None = None,
+        retrieved: Retrieved | None = None,
+    ) -> None:
         """Share `points`; `close` is called by the last user, `points.close` when left out."""
         self.where = where
+        self.retrieved = retrieved  # None on a server, which keeps no such note
         self.is_server = points.is_server
         self._points = points
         self._close = close or points.close
@@ -59,7 +67,7 @@ class Connection:
         """Open a private store that is gone when it is closed."""
         from agemem_dspy.memory.dictionary_points import DictionaryPoints
 
-        return cls(DictionaryPoints(), ":memory:")
+        return cls(DictionaryPoints(), ":memory:", retrieved=Retrieved())
 
     @classmethod
     def at_url(cls, url: str, embedder: Embedder, clients: Clients) -> Connection:
@@ -110,15 +118,20 @@ class Connection:
             lock.release()
             raise
 
+        retrieved: Retrieved | None = None
+
         def close() -> None:
             try:
+                if retrieved is not None:
+                    retrieved.close()
                 points.close()
             finally:
                 lock.release()
 
         try:
             write_manifest(folder, embedder)
-            connection = cls(points, str(folder), close)
+            retrieved = Retrieved(folder / RETRIEVED)
+            connection = cls(points, str(folder), close, retrieved)
             connection.not_before(points.greatest("seq"))
         except BaseException:
             close()

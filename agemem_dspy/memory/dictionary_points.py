@@ -107,10 +107,11 @@ class DictionaryPoints(PointStore):
         else:
             words = (ranking.words or {}).items()
             scores = [sum(weight * entry.words.get(word, 0.0) for word, weight in words) for _, entry in found]
-        hits: list[Hit] = [(one, score, None) for (one, _), score in zip(found, scores, strict=True)]
+        hits = [(one, score, entry) for (one, entry), score in zip(found, scores, strict=True)]
         if ranking.words is not None:
             hits = [hit for hit in hits if hit[1] > 0.0]
-        return heapq.nlargest(ranking.limit, hits, key=lambda hit: hit[1])
+        best = heapq.nlargest(ranking.limit, hits, key=lambda hit: hit[1])
+        return [(one, score, json.loads(entry.text) if ranking.payloads else None) for one, score, entry in best]
 
 
 def _entry(point: Point) -> _Entry:

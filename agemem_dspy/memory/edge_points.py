@@ -14,6 +14,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,7 @@ FLUSH_AFTER_S = 5.0
 FLUSH_AFTER_POINTS = 10_000
 LEAST_FREE_BYTES = 64 * 2**20  # files are mapped: a page that finds no room on the disk would end the process
 _ALL = 2**31
+_EXACT = edge.SearchParams(exact=True)
 _Result = TypeVar("_Result")
 
 
@@ -104,13 +106,19 @@ class EdgePoints(PointStore):
                 if ranking.meaning is None
                 else edge.Query.Nearest(ranking.meaning, MEANING),
                 filter=_filter(ranking.condition),
-                params=edge.SearchParams(exact=True),
+                with_payload=ranking.payloads,
+                params=_EXACT,
             )
             for ranking in rankings
         ]
         answers = self._read(lambda: self._shard.query_batch(edge.QueryBatchRequest(requests)))
-        # The conversion of ids takes a third of the time of a search: UUIDs are slow to make, to print and to look up.
-        return [[(one.id.int, one.score, None) for one in answer] for answer in answers]  # type: ignore[union-attr]
+        return [
+            [(str(one.id), one.score, one.payload) for one in answer]
+            if ranking.payloads
+            # UUIDs are slow to make, to print and to look up: ids that may not be among the best stay numbers.
+            else [(one.id.int, one.score, None) for one in answer]  # type: ignore[union-attr]
+            for ranking, answer in zip(rankings, answers, strict=True)
+        ]
 
     def greatest(self, key: str) -> int:
         """Return the greatest number in an indexed field, 0 without any."""
@@ -293,11 +301,16 @@ def _filter(condition: Condition) -> edge.Filter:
     )
 
 
+@lru_cache(maxsize=256)
+def _equals(key: str, value: str) -> edge.FieldCondition:
+    return edge.FieldCondition(key=key, match=edge.MatchValue(value))
+
+
 def _part(part: Part) -> Any:
     if isinstance(part, HasId):
         return edge.HasIdCondition({_uuid(one) for one in part.ids})
     if isinstance(part, Equals):
-        return edge.FieldCondition(key=part.key, match=edge.MatchValue(part.value))
+        return _equals(part.key, part.value)
     if isinstance(part, Either):
         return edge.Filter(should=[_part(one) for one in part.conditions])
     bounds: Any = {"gt": part.gt, "gte": part.gte, "lt": part.lt, "lte": part.lte}

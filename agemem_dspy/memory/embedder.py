@@ -100,7 +100,8 @@ class BatchedEmbedder(ABC):
         rows = np.empty((len(distinct), self.dimension), dtype=np.float32)
         for start in range(0, len(distinct), self.batch_size):
             batch = distinct[start : start + self.batch_size]
-            raw = _finite_rows(self, self._embed_batch, batch)
+            raw = _shaped_rows(self, self._embed_batch, batch)
+            _refuse_infinite(self, batch, raw)
             norms = np.linalg.norm(raw, axis=1, keepdims=True)
             if not norms.all():
                 text = batch[int(norms.argmin())]
@@ -130,21 +131,21 @@ def embed_checked(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float3
     Raises:
         MemoryStoreError: it raised or returned something else; the message names the embedder.
     """
-    rows = off_loop(_finite_rows, embedder, embedder.embed, checked_texts(texts))
-    norms = np.linalg.norm(rows, axis=1)
-    if norms.size and float(np.abs(norms - 1.0).max()) > NORM_TOLERANCE:
-        index = int(np.abs(norms - 1.0).argmax())
-        raise MemoryStoreError(
-            f"The embedder {embedder.name!r} returned a vector of length {norms[index]:.3g} for {texts[index][:80]!r}; "
-            "divide each row by its L2 norm."
-        )
+    rows = off_loop(_shaped_rows, embedder, embedder.embed, checked_texts(texts))
+    for text, row in zip(texts, rows, strict=True):
+        if not abs(math.sqrt(np.vdot(row, row)) - 1.0) <= NORM_TOLERANCE:  # NaN is no such length either
+            _refuse_infinite(embedder, texts, rows)
+            raise MemoryStoreError(
+                f"The embedder {embedder.name!r} returned a vector of length {np.linalg.norm(row):.3g} for "
+                f"{text[:80]!r}; divide each row by its L2 norm."
+            )
     return rows
 
 
-def _finite_rows(
+def _shaped_rows(
     embedder: Embedder, embed: Callable[[Sequence[str]], Any], texts: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Return what `embed` makes of the texts as float32, (n, dimension) and finite.
+    """Return what `embed` makes of the texts as float32, (n, dimension).
 
     Raises:
         MemoryStoreError: it raised or returned something else; the message names the embedder.
@@ -158,11 +159,15 @@ def _finite_rows(
         )
     if rows.shape != shape:
         raise MemoryStoreError(f"The embedder {embedder.name!r} returned the shape {rows.shape} instead of {shape}.")
+    return rows
+
+
+def _refuse_infinite(embedder: Embedder, texts: Sequence[str], rows: NDArray[np.float32]) -> None:
+    """Raise `MemoryStoreError` for the first text whose row has NaN or infinity."""
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         text = texts[int(np.flatnonzero(~finite)[0])]
         raise MemoryStoreError(f"The embedder {embedder.name!r} returned NaN or infinity for {text[:80]!r}.")
-    return rows
 
 
 def _float_array(name: str, embed: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> NDArray[np.float32]:

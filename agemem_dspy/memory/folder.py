@@ -3,6 +3,7 @@
 agemem.json   the manifest
 .lock         held while it is open
 points/       the engine's own files
+retrieved     the ids that a search has returned
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ SCHEMA_VERSION = 3  # 3: written by the embedded engine; `state` in place of `re
 MANIFEST = "agemem.json"
 CLOSED = "closed.json"
 POINTS = "points"
+RETRIEVED = "retrieved"
 
 
 def lock_folder(folder: Path) -> filelock.BaseFileLock:

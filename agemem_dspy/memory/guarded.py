@@ -299,6 +299,10 @@ class GuardedMemory(LongTermMemory):
         return [memory for memory in self._store.all(as_of=as_of) if memory.id not in hidden]
 
     @override
+    def retrieved(self) -> frozenset[str] | None:
+        return self._store.retrieved()
+
+    @override
     def count(self) -> int:
         return self._store.count()
 

@@ -332,6 +332,10 @@ class LongTermMemory(Handle):
                 a reranker that failed.
         """
 
+    def retrieved(self) -> frozenset[str] | None:
+        """Return the ids in this scope that a search has returned; None where no note is kept, as on a server."""
+        return None
+
     @abstractmethod
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:
         """Return every entry in this scope, oldest first.
@@ -381,6 +385,7 @@ class LongTermMemory(Handle):
     asearch = asynchronous(search)
     aall = asynchronous(all)  # noqa: A003 - the method is meant
     acount = asynchronous(count)
+    aretrieved = asynchronous(retrieved)
     ascoped = asynchronous(scoped)
 
 

@@ -38,7 +38,7 @@ class Point:
 
 
 Record = tuple[PointId, Mapping[str, Any]]  # a stored entry without its vectors
-# A place in a ranking: a cosine by meaning, a dot product by words, and the payload where it comes at no extra cost.
+# A place in a ranking: a cosine by meaning, a dot product by words, and the payload where it came along.
 Hit = tuple[PointId, float, Mapping[str, Any] | None]
 
 
@@ -53,6 +53,7 @@ class Ranking:
     limit: int
     meaning: list[float] | None = None
     words: Mapping[int, float] | None = None
+    payloads: bool = False  # whether they are wanted along
 
 
 def in_chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
@@ -88,7 +89,7 @@ class PointStore(Protocol):
         ...
 
     def rank(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
-        """Return the answer to each request, best first; a server sends payloads along, which saves a journey."""
+        """Return the answer to each request, best first; a server always sends payloads, which saves a journey."""
         ...
 
     def insert(self, points: Iterable[Point]) -> None:

@@ -35,8 +35,10 @@ from agemem_dspy.memory.conditions import (
     Condition,
     HasId,
     deleted,
+    entries_of,
     expired,
     id_text,
+    live,
     live_entries_of,
     matching,
     within,
@@ -49,7 +51,7 @@ from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
 from agemem_dspy.memory.point_store import CHUNK, PointStore, in_chunks
 from agemem_dspy.memory.points import entry_of, memory_of, payload_of, versions_of
-from agemem_dspy.memory.ranking import best_memories
+from agemem_dspy.memory.ranking import Haste, best_memories
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.memory.scope import Scope
 from agemem_dspy.memory.scoped_points import ScopedPoints, point_of
@@ -83,6 +85,7 @@ class QdrantMemory(LongTermMemory):
         self._reranking = reranking or Reranking()
         self._where = where
         self._connection = connection or connect(where, embedder, clients or Clients())
+        self._haste = Haste(not self._connection.is_server)
         self._finalizer = weakref.finalize(self, self._connection.release)
         try:
             self._refuse_other_model()
@@ -250,17 +253,28 @@ class QdrantMemory(LongTermMemory):
         limit, way = checked_top_k(top_k), checked_mode(mode)
         asked = (*matching(checked_where(where)), *within(checked_when(when)))
         moment, order = checked_moment(as_of, "as_of"), reranking or self._reranking
-        depth, condition = order.depth(limit), live_entries_of(self._scope, *asked, at=moment)
+        depth, condition = order.depth(limit), entries_of(self._scope, *asked)
         points, vector = self._points(), self._embed(query)
         if moment is None:
-            found = best_memories(points, query, vector, condition, depth, way)
+            found = best_memories(points, query, vector, condition, depth, way, self._haste)
         else:
             with self._connection.exclusive():  # vectors are those of the contents that are read
                 now = points.scroll(self._mine.under())
-                then = records_at(now, condition, moment)
+                then = records_at(now, live(condition, moment), moment)
                 cosines = stored_cosines(points, vector, now, then)
             found = best_memories_then(self._embedder, query, vector, then, cosines, depth, way)
-        return order.best(self._embedder, query, found, limit, way)
+        best = order.best(self._embedder, query, found, limit, way)
+        if self._connection.retrieved is not None:
+            self._connection.retrieved.note(memory.id for memory in best)
+        return best
+
+    @override
+    def retrieved(self) -> frozenset[str] | None:
+        noted = self._open_connection().retrieved
+        if noted is None:
+            return None
+        mine = self._points().scroll(self._mine.under(), ["seq"])
+        return noted.ids().intersection(id_text(one) for one, _ in mine)
 
     @override
     def all(self, *, as_of: Moment | None = None) -> list[Memory]:

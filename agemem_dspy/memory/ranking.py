@@ -7,41 +7,112 @@ one has found is looked up in the other, if it may be among the best. Payloads a
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
-from agemem_dspy.memory.checks import SearchMode
-from agemem_dspy.memory.conditions import Condition, HasId, PointId, id_text
+from agemem_dspy.memory.checks import SearchMode, now
+from agemem_dspy.memory.conditions import Condition, HasId, PointId, id_text, is_live, live
 from agemem_dspy.memory.lexical import query_vector, ranking_weights
 from agemem_dspy.memory.point_store import PointStore, Ranking
 from agemem_dspy.memory.points import memory_of
 from agemem_dspy.types import Memory
 
-_FIRST_DEPTH, _MOST_DEPTH = 32, 4096  # how far down each ranking is read
+_FIRST_DEPTH, _MOST_DEPTH = 24, 4096  # how far down each ranking is read
 DIGITS = 6  # to which scores are equal
+_Found = tuple[str, Mapping[str, Any], float]  # an id, a payload, a cosine
+
+
+class Haste:
+    """Whether a search first goes without the conditions that nearly every entry meets: to be in sight, not expired.
+
+    They are a fifth of its time. An entry found so that does not meet them costs a second search, so after one the
+    next searches take no chance.
+    """
+
+    _PAUSE = 16  # searches
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._pause = 0
+
+    def now(self) -> bool:
+        """Tell whether the next search takes the chance."""
+        if self._pause:
+            self._pause -= 1
+            return False
+        return self._wanted
+
+    def was_wrong(self) -> None:
+        """Take no chance for a while."""
+        self._pause = self._PAUSE
 
 
 def best_memories(
-    points: PointStore, query: str, vector: list[float], condition: Condition, limit: int, mode: SearchMode
+    points: PointStore,
+    query: str,
+    vector: list[float],
+    condition: Condition,
+    limit: int,
+    mode: SearchMode,
+    haste: Haste,
 ) -> list[Memory]:
-    """Return the `limit` entries under a condition that fit a query best, best first, equals oldest first.
+    """Return the `limit` entries in sight under a condition that fit a query best, best first, equals oldest first.
 
     Args:
         vector: the query's, of length 1.
+        condition: without that of being in sight.
     """
+    moment = now()
+    if haste.now():
+        found = _best(points, query, vector, condition, limit, mode)
+        if all(is_live(payload, moment) for _, payload, _ in found):
+            return [memory_of(*one) for one in found]
+        haste.was_wrong()
+    found = _best(points, query, vector, live(condition, moment), limit, mode)
+    return [memory_of(*one) for one in found]
+
+
+def _best(
+    points: PointStore, query: str, vector: list[float], condition: Condition, limit: int, mode: SearchMode
+) -> list[_Found]:
+    if mode == "dense":
+        return _nearest(points, vector, condition, limit)
     rankings = _Rankings(points, condition, vector, query_vector(query), ranking_weights(mode))
     depth = max(4 * limit, _FIRST_DEPTH)
     while not rankings.read(depth, limit) and depth < max(_MOST_DEPTH, 4 * limit):
         depth *= 4
     scores, cosines, payloads = rankings.completed(), rankings.cosines, rankings.payloads
-    last = min(heapq.nlargest(limit, scores.values()), default=0.0)
+    last = _last_of_best(scores.values(), limit)
     chosen = [one for one, score in scores.items() if score >= last]
     missing = [one for one in chosen if one not in payloads]
     payloads |= dict(points.fetch(missing, condition)) if missing else {}
     kept = [one for one in chosen if one in payloads]  # what was removed meanwhile is not
     kept.sort(key=lambda one: (-scores[one], payloads[one]["seq"]))
-    return [memory_of(id_text(one), payloads[one], min(1.0, max(-1.0, cosines[one]))) for one in kept[:limit]]
+    return [(id_text(one), payloads[one], _cosine(cosines[one])) for one in kept[:limit]]
+
+
+def _nearest(points: PointStore, vector: list[float], condition: Condition, limit: int) -> list[_Found]:
+    """Return the best by meaning alone: one ranking, read until it is below all that equal the last of them."""
+    depth = limit + 1
+    while True:
+        [hits] = points.rank([Ranking(condition, depth, meaning=vector, payloads=True)])
+        whole = len(hits) < depth or round(hits[-1][1], DIGITS) < round(hits[limit - 1][1], DIGITS)
+        if whole or depth >= max(_MOST_DEPTH, 4 * limit):
+            break
+        depth *= 4
+    order = [(-round(cosine, DIGITS), payload["seq"], one, cosine, payload) for one, cosine, payload in hits if payload]
+    order.sort(key=itemgetter(0, 1))
+    return [(id_text(one), payload, _cosine(cosine)) for _, _, one, cosine, payload in order[:limit]]
+
+
+def _last_of_best(scores: Iterable[float], limit: int) -> float:
+    best = sorted(scores, reverse=True)[:limit]
+    return best[-1] if best else 0.0
+
+
+def _cosine(score: float) -> float:
+    return min(1.0, max(-1.0, score))
 
 
 class _Rankings:
@@ -77,7 +148,7 @@ class _Rankings:
         self.most_share = most_share = min(shares.values()) if len(shares) == depth else 0.0
         least = {one: by_cosine * cosine + by_share * shares.get(one, 0.0) for one, cosine in cosines.items()}
         least |= {one: by_share * share - by_cosine for one, share in shares.items() if one not in cosines}
-        bar = min(heapq.nlargest(limit, least.values()), default=0.0) - 10.0**-DIGITS
+        bar = _last_of_best(least.values(), limit) - 10.0**-DIGITS
         self.contenders = [
             one
             for one, score in least.items()
@@ -107,11 +178,12 @@ class _Rankings:
     def _scores(
         self, by_meaning: Ranking | None, by_words: Ranking | None
     ) -> tuple[dict[PointId, float], dict[PointId, float]]:
-        """Return the scores in two rankings, asked for in one request; keep payloads that come along."""
+        """Return the scores in two rankings, asked for in one request; keep the payloads that a server sends."""
         asked = [ranking for ranking in (by_meaning, by_words) if ranking is not None]
         answers = self.points.rank(asked) if asked else []
-        for answer in answers:
-            self.payloads |= {one: payload for one, _, payload in answer if payload is not None}
+        if self.points.is_server:
+            for answer in answers:
+                self.payloads |= {one: payload for one, _, payload in answer if payload is not None}
         found: list[Iterable[Any]] = list(answers)
         cosines = {one: score for one, score, _ in found.pop(0)} if by_meaning else {}
         return cosines, {one: score for one, score, _ in found.pop(0)} if by_words else {}

@@ -1,7 +1,7 @@
 """Re-embedding: the memories of a folder, with ids, histories and expiry, under another embedding model.
 
 A second store is filled beside the folder and takes its place at the end. Until then the folder is as it was; after a
-kill the same call goes on where it stopped. Only what every `LongTermMemory` promises is used.
+kill the same call goes on where it stopped. Entries are read as they are needed, a batch at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError
 from agemem_dspy.memory.cached_embedder import CachedEmbedder
 from agemem_dspy.memory.embedder_names import as_embedder
-from agemem_dspy.memory.folder import lock_folder
+from agemem_dspy.memory.folder import RETRIEVED, lock_folder
 from agemem_dspy.memory.long_term import LongTermMemory
+from agemem_dspy.memory.point_store import in_chunks
 from agemem_dspy.types import Embedder
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def reembed(
                     done += count
                     if progress is not None:
                         progress(done, total)
+    if (place / RETRIEVED).exists():
+        shutil.copyfile(place / RETRIEVED, beside / RETRIEVED)
     _replace(place, beside)
     return Reembedding(former=former.name, name=wanted.name, users=len(users), entries=total)
 
@@ -142,23 +146,30 @@ def _take_over(old: LongTermMemory, new: LongTermMemory) -> Iterator[int]:
     Raises:
         MemoryStoreError: an entry could not be embedded or written, or did not come out as it went in.
     """
-    entries, there = list(old.entries()), list(new.entries())
-    if there != entries[: len(there)]:  # the folder was used after an earlier try
-        new.forget_user()
-        there = []
-    yield len(there)
-    for start in range(len(there), len(entries), _BATCH):
-        batch = entries[start : start + _BATCH]
+    there = _taken_over(old, new)
+    yield there
+    for batch in in_chunks(islice(old.entries(), there, None), _BATCH):
         new.embedder.embed([entry.versions[-1].content for entry in batch])  # one call; `insert` finds them cached
         for entry in batch:
             new.insert(
                 entry.id, entry.versions, entry.memory_type, agent_id=entry.agent_id, session_id=entry.session_id
             )
         yield len(batch)
-    if list(new.entries()) != entries:
+    if any(one != other for one, other in zip_longest(old.entries(), new.entries())):
         raise MemoryStoreError(
             f"The memories of {old.user_id!r} did not come out as they went in; the folder was left as it was."
         )
+
+
+def _taken_over(old: LongTermMemory, new: LongTermMemory) -> int:
+    """Return how many entries an earlier try has inserted; none, and they are removed, if the folder was used since."""
+    count, entries = 0, old.entries()
+    for there in new.entries():
+        if there != next(entries, None):
+            new.forget_user()
+            return 0
+        count += 1
+    return count
 
 
 def _replace(place: Path, beside: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from agemem_dspy.errors import MemoryStoreError
 from agemem_dspy.memory.cached_embedder import forget_texts
 from agemem_dspy.memory.checks import checked_id, not_found
-from agemem_dspy.memory.conditions import Condition, Equals, HasId, Part, entries_of, live_entries_of
+from agemem_dspy.memory.conditions import Condition, Equals, HasId, Part, entries_of, id_text, live_entries_of
 from agemem_dspy.memory.connection import Connection
 from agemem_dspy.memory.lexical import text_vector
 from agemem_dspy.memory.point_store import Point, Record
@@ -81,9 +81,11 @@ class ScopedPoints:
         """Remove entries for good, and their texts from the embedder's caches; return how many."""
         points = self.connection.points
         with self.connection.exclusive():
-            gone = [versions_of(payload) for _, payload in points.scroll(condition)]
-            # First the caches, which can be filled again: if they fail, nothing was removed.
-            forget_texts(self.embedder, [version.content for versions in gone for version in versions])
+            gone = {id_text(one): versions_of(payload) for one, payload in points.scroll(condition)}
+            # First the caches and the note, which can be filled again: if they fail, nothing was removed.
+            forget_texts(self.embedder, [version.content for versions in gone.values() for version in versions])
+            if self.connection.retrieved is not None:
+                self.connection.retrieved.forget(gone)
             points.delete(condition)
         return len(gone)
 

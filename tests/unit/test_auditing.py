@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agemem_dspy.errors import ConfigurationError, MemoryQuarantined
-from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory, audit
+from agemem_dspy.errors import ConfigurationError, MemoryQuarantined, MemoryStoreError
+from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory, audit, reembed
 from agemem_dspy.memory.auditing import contradict
 
 PAST = "2001-01-01T00:00:00+00:00"
@@ -68,8 +68,75 @@ def test_each_kind_is_found_and_nothing_is_changed(store: GuardedMemory) -> None
     assert report.never_retrieved is not None
     assert {near.id, ids["…"]}.isdisjoint(one.id for one in report.never_retrieved)
     assert len(report.never_retrieved) == 5
-    assert audit(store).never_retrieved is None
     assert list(store.entries()) == before
+
+
+@pytest.mark.parametrize("place", [":memory:", "folder"])
+def test_what_a_search_has_returned_was_retrieved(place: str, tmp_path: Path) -> None:
+    where = place if place == ":memory:" else tmp_path / place
+    with GuardedMemory(LongTermMemory.open(where, user_id="ana", embedder=HashEmbedder())) as store:
+        lyon, chess, tea = (store.add(text).id for text in ("home airport: Lyon", "Ana plays chess", "Ana likes tea"))
+        assert len(audit(store).never_retrieved or ()) == 3
+        assert [one.id for one in store.search("home airport: Lyon", top_k=1)] == [lyon]
+        store.search("Ana plays chess", top_k=1, mode="dense")
+        assert [one.id for one in audit(store).never_retrieved or ()] == [tea]
+        assert store.retrieved() == {lyon, chess}
+        store.purge(chess)
+        assert store.retrieved() == {lyon}
+        with store.scoped("bob") as bobs:
+            bobs.add("Bob's code")
+            bobs.search("Bob's code")
+            assert bobs.retrieved() == {one.id for one in bobs.all()}
+            assert store.retrieved() == {lyon}
+            bobs.forget_user()
+            assert bobs.retrieved() == frozenset()
+        assert store.retrieved() == {lyon}
+
+
+def test_what_was_retrieved_is_known_when_the_folder_is_opened_again(tmp_path: Path) -> None:
+    place, embedder = tmp_path / "memories", HashEmbedder()
+    with LongTermMemory.open(place, embedder=embedder) as store:
+        ids = [store.add(text).id for text in ("home airport: Lyon", "Ana plays chess", "Ana likes tea")]
+        store.search("home airport: Lyon", top_k=1)
+        store.search("home airport: Lyon", top_k=1)
+    assert (place / "retrieved").read_text() == f"\n{ids[0]}"  # once
+    with (place / "retrieved").open("a") as file:
+        file.write("\n" + ids[1][:20])  # the power failed
+    with LongTermMemory.open(place, embedder=embedder) as store:
+        assert store.retrieved() == {ids[0]}
+        store.search("Ana likes tea", top_k=1)
+    reembed(place, HashEmbedder(64))
+    with LongTermMemory.open(place, embedder=HashEmbedder(64)) as store:
+        assert store.retrieved() == {ids[0], ids[2]}
+        assert [one.id for one in audit(store).never_retrieved or ()] == [ids[1]]
+        store.forget_user()
+    assert not any(one in (place / "retrieved").read_text() for one in ids)
+
+
+def test_a_search_does_not_fail_where_the_note_cannot_be_written(tmp_path: Path) -> None:
+    place, embedder = tmp_path / "memories", HashEmbedder()
+    with LongTermMemory.open(place, embedder=embedder) as store:
+        added = store.add("home airport: Lyon")
+        (place / "retrieved").mkdir()
+        assert [one.id for one in store.search("home airport")] == [added.id]
+        assert store.retrieved() == frozenset()  # and it is not said to be noted
+        (place / "retrieved").rmdir()
+        store.search("home airport")
+        assert store.retrieved() == {added.id}
+        (place / "retrieved").unlink()
+        (place / "retrieved").mkdir()
+        with pytest.raises(MemoryStoreError, match="Nothing was removed"):
+            store.purge(added.id)
+        assert store.count() == 1
+    with pytest.raises(MemoryStoreError, match="Cannot read"):
+        LongTermMemory.open(place, embedder=embedder)
+
+
+def test_a_store_that_keeps_no_note_says_so() -> None:
+    with InMemoryStore(HashEmbedder()) as store, GuardedMemory(store) as guarded:
+        guarded.add("home airport: Lyon")
+        assert guarded.retrieved() is None
+        assert audit(guarded).never_retrieved is None
 
 
 def test_pairs_are_found_across_blocks() -> None:
@@ -146,7 +213,7 @@ def test_the_command_counts_and_lists(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "2 times the same:" in told.out
     assert "a possible contradiction:" in told.out
     row = agemem(capsys, "memory", "audit", *where, "--near", "0.95", "--json").json
-    assert (row["entries"], row["junk_rate"], row["threshold"], row["never_retrieved"]) == (5, 0.4, 0.95, None)
+    assert (row["entries"], row["junk_rate"], row["threshold"], len(row["never_retrieved"])) == (5, 0.4, 0.95, 5)
     assert [pair["second"]["content"] for pair in row["contradictions"]] == ["home airport: Geneva"]
     assert "from 0.5 to 1" in refused(agemem(capsys, "memory", "audit", *where, "--near", "3"))
     assert json.dumps(row)

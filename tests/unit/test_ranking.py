@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,10 @@ from fakes_qdrant import QdrantServer
 
 from agemem_dspy.memory import HashEmbedder, LongTermMemory, NewMemory
 from agemem_dspy.memory.checks import SEARCH_MODES, SearchMode
+from agemem_dspy.memory.edge_points import EdgePoints
 from agemem_dspy.memory.lexical import ranking_weights, shared
+from agemem_dspy.memory.point_store import Hit, Ranking
+from agemem_dspy.memory.ranking import Haste
 
 EMBEDDER = HashEmbedder(32)
 WORDS = "hotel rome flight budget ana likes window seat train oslo dinner vegan monday sister project review".split()
@@ -61,3 +64,50 @@ def test_of_many_equals_the_oldest_come_first(store: LongTermMemory) -> None:
 def test_a_query_without_a_word_is_compared_by_meaning_alone(store: LongTermMemory) -> None:
     assert len(store.search("!?", top_k=3)) == 3
     assert store.search("!?", top_k=3, mode="lexical") == []
+
+
+@pytest.mark.parametrize("mode", SEARCH_MODES)
+def test_what_is_out_of_sight_takes_no_place(store: LongTermMemory, mode: SearchMode) -> None:
+    with store.scoped("carl") as carls:
+        kept = carls.add_many([NewMemory(content=f"seat by the window {number}") for number in range(30)])
+        gone = carls.add_many([NewMemory(content="seat by the window")] * 40)
+        for memory in gone[:20]:
+            carls.delete(memory.id)
+        for memory in gone[20:]:
+            carls.update(memory.id, memory.content, expires_at="2001-01-01T00:00:00+00:00")
+        ids = {memory.id for memory in kept}
+        for _ in range(40):  # with and without haste
+            found = carls.search("seat by the window", top_k=5, mode=mode)
+            assert len(found) == 5
+            assert {memory.id for memory in found} <= ids
+        carls.forget_user()
+
+
+def test_haste_that_was_wrong_pauses() -> None:
+    haste = Haste(True)
+    assert [haste.now() for _ in range(3)] == [True] * 3
+    haste.was_wrong()
+    taken = [haste.now() for _ in range(20)]
+    assert taken == [False] * 16 + [True] * 4
+    assert not Haste(False).now()
+
+
+def test_a_search_that_found_nothing_out_of_sight_asks_the_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    rank = EdgePoints.rank
+
+    def counted(self: EdgePoints, rankings: Sequence[Ranking]) -> list[list[Hit]]:
+        asked.append(len(rankings[0].condition.must) + len(rankings[0].condition.must_not))
+        return rank(self, rankings)
+
+    monkeypatch.setattr(EdgePoints, "rank", counted)
+    with LongTermMemory.open(tmp_path, user_id="ana", embedder=EMBEDDER) as store:
+        added = store.add_many([NewMemory(content=text) for text in TEXTS[:20]])
+        store.search(TEXTS[0], mode="dense")
+        assert asked == [1]  # the user, and nothing else
+        store.delete(added[0].id)
+        store.search(TEXTS[0], mode="dense")  # hasty, and wrong
+        store.search(TEXTS[0], mode="dense")
+        assert asked[1:] == [1, 3, 3]

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import EmbedderMismatch, MemoryStoreError, StoreLocked
 from agemem_dspy.memory import HashEmbedder, LongTermMemory, reembed, reembedding
+from agemem_dspy.memory.qdrant import QdrantMemory
 from agemem_dspy.types import Entry
 
 FORMER = HashEmbedder(64)
@@ -119,6 +120,29 @@ def test_texts_are_embedded_in_batches(tmp_path: Path, monkeypatch: pytest.Monke
     embedder = CountingEmbedder()
     reembed(tmp_path / "memories", embedder)
     assert [len(batch) for batch in embedder.batches] == [5, 3, 5, 3]
+
+
+def test_entries_are_read_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "memories")
+    monkeypatch.setattr(reembedding, "_BATCH", 2)
+    read: list[str] = []
+    ahead: list[int] = []
+    entries, insert = QdrantMemory.entries, QdrantMemory.insert
+
+    def noted(self: QdrantMemory) -> Iterator[Entry]:
+        for entry in entries(self):
+            read.append(entry.id)
+            yield entry
+
+    def counted(self: QdrantMemory, id: str, *args: Any, **kwargs: Any) -> Any:
+        ahead.append(len(read) - read.index(id) if len(ahead) < 8 else 0)  # Ana's, before the two are compared
+        return insert(self, id, *args, **kwargs)
+
+    monkeypatch.setattr(reembedding, "_count", lambda *_: 16)
+    monkeypatch.setattr(QdrantMemory, "entries", noted)
+    monkeypatch.setattr(QdrantMemory, "insert", counted)
+    reembed(tmp_path / "memories", NEW)
+    assert ahead == [2, 1] * 4 + [0] * 8
 
 
 def test_after_a_failure_the_folder_is_as_it_was_and_it_goes_on(
@@ -256,7 +280,7 @@ def test_killed_it_goes_on_where_it_stopped(capsys: pytest.CaptureFixture[str], 
 
 def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "memories"
-    before = filled(folder, count=60)
+    before = filled(folder, count=400)
     beside = reembedding.folder_beside(folder, HashEmbedder())
     stopped = interrupted(beside.exists, "memory", "reembed", folder, "--embedder", NEW)
     assert stopped.code == 130
