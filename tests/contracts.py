@@ -155,6 +155,20 @@ class LongTermMemoryContract(AsyncContract, ScopeContract, PastContract, UniqueC
         assert [one.id for one in store.search("a blue bicycle", top_k=1)] == [memory.id]
         assert store.history(memory.id)[-1].by == {"who": "Ana"}
 
+    def test_an_entry_deleted_and_undone_to_nothing_can_be_restored(self, store: LongTermMemory) -> None:
+        memory = store.add("Ana is vegan")
+        store.delete(memory.id)
+        assert store.undo(memory.id, changes=2) is None
+        assert store.restore(memory.id).content == "Ana is vegan"
+        assert [one.content for one in store.all()] == ["Ana is vegan"]
+
+    def test_a_history_that_begins_out_of_sight_is_refused(self, store: LongTermMemory) -> None:
+        at = "2026-01-01T00:00:00.000000+00:00"
+        hidden = Version(change="delete", content="Ana is vegan", at=at, live=False)
+        with pytest.raises(MemoryStoreError, match="first version of an entry is out of sight"):
+            store.insert("1b671a64-40d5-491e-99b0-da01ff1f3341", [hidden])
+        assert store.removed() == []
+
     def test_undo_goes_back_one_change_and_undone_twice_is_as_before(self, store: LongTermMemory) -> None:
         memory = store.add("blue bicycle", {"k": 1})
         store.update(memory.id, "green umbrella", {"k": 2})

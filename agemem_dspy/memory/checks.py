@@ -47,10 +47,15 @@ def checked_versions(versions: Sequence[Version]) -> list[Version]:
     """Return versions of which each can be stored.
 
     Raises:
-        MemoryStoreError: there is none, or one has a content, metadata or time that cannot be stored.
+        MemoryStoreError: there is none, the first is out of sight, or one has a content, metadata or time that cannot
+            be stored.
     """
     if not versions:
         raise MemoryStoreError("An entry has one version at least.")
+    if not versions[0].live:
+        raise MemoryStoreError(
+            "The first version of an entry is out of sight: insert the history from where it begins."
+        )
     return [
         Version(
             change=checked_text(version.change, "change"),

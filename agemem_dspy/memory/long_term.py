@@ -7,6 +7,7 @@ Importing this module loads no database client and no model; `open` does, when i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -272,9 +273,11 @@ class LongTermMemory(Handle):
             MemoryNotFound: as for `history`.
             MemoryStoreError: it is not deleted.
         """
-        if self.history(id)[-1].live:
+        history = self.history(id)
+        hidden = sum(1 for _ in itertools.takewhile(lambda version: not version.live, reversed(history)))
+        if not hidden:
             raise MemoryStoreError(f"The memory {id!r} is not deleted: there is nothing to restore.")
-        return self.undo(id, by=by) or self.get(id)  # what comes before a deletion is in sight
+        return self.undo(id, changes=hidden, by=by) or self.get(id)  # every entry was in sight at first
 
     @abstractmethod
     def purge(self, id: str) -> None:
