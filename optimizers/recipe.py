@@ -45,12 +45,12 @@ class Recipe:
     verbatim: bool = True
     keep_demos: bool = False
     warm_learning_rate: float = 1e-3
-    max_steps: int = 17
+    max_steps: int = 22
     tasks_per_step: int = 2
     num_generations: int = 8
-    temperature: float = 1.0
+    temperature: float = 0.5
     credit: Credit = "stage"
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     beta: float = 0.0
     top_layers: int | None = 15
     threads: int = 32
@@ -66,6 +66,7 @@ class Recipe:
                 "verbatim": False,
                 "max_steps": 25,
                 "tasks_per_step": 3,
+                "temperature": 1.0,
                 "credit": "broadcast",
                 "learning_rate": 2e-3,
                 "top_layers": None,
