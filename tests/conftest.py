@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
     }
 )
+# A shell starts what it puts into the background with Ctrl-C ignored, and processes that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
