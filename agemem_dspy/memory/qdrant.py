@@ -51,7 +51,7 @@ from agemem_dspy.memory.long_term import LongTermMemory, state_before
 from agemem_dspy.memory.past import best_memories_then, records_at, stored_cosines
 from agemem_dspy.memory.point_store import CHUNK, PointStore, in_chunks
 from agemem_dspy.memory.points import entry_of, memory_of, payload_of, versions_of
-from agemem_dspy.memory.ranking import Haste, best_memories
+from agemem_dspy.memory.ranking import Shortcut, best_memories
 from agemem_dspy.memory.reranking import Reranking
 from agemem_dspy.memory.scope import Scope
 from agemem_dspy.memory.scoped_points import ScopedPoints, point_of
@@ -85,7 +85,7 @@ class QdrantMemory(LongTermMemory):
         self._reranking = reranking or Reranking()
         self._where = where
         self._connection = connection or connect(where, embedder, clients or Clients())
-        self._haste = Haste(not self._connection.is_server)
+        self._shortcut = Shortcut(not self._connection.is_server)
         self._finalizer = weakref.finalize(self, self._connection.release)
         try:
             self._refuse_other_model()
@@ -256,7 +256,7 @@ class QdrantMemory(LongTermMemory):
         depth, condition = order.depth(limit), entries_of(self._scope, *asked)
         points, vector = self._points(), self._embed(query)
         if moment is None:
-            found = best_memories(points, query, vector, condition, depth, way, self._haste)
+            found = best_memories(points, query, vector, condition, depth, way, self._shortcut)
         else:
             with self._connection.exclusive():  # vectors are those of the contents that are read
                 now = points.scroll(self._mine.under())

@@ -23,7 +23,7 @@ DIGITS = 6  # to which scores are equal
 _Found = tuple[str, Mapping[str, Any], float]  # an id, a payload, a cosine
 
 
-class Haste:
+class Shortcut:
     """Whether a search first goes without the conditions that nearly every entry meets: to be in sight, not expired.
 
     They are a fifth of its time. An entry found so that does not meet them costs a second search, so after one the
@@ -36,14 +36,14 @@ class Haste:
         self._wanted = wanted
         self._pause = 0
 
-    def now(self) -> bool:
+    def worth_trying(self) -> bool:
         """Tell whether the next search takes the chance."""
         if self._pause:
             self._pause -= 1
             return False
         return self._wanted
 
-    def was_wrong(self) -> None:
+    def failed(self) -> None:
         """Take no chance for a while."""
         self._pause = self._PAUSE
 
@@ -55,7 +55,7 @@ def best_memories(
     condition: Condition,
     limit: int,
     mode: SearchMode,
-    haste: Haste,
+    shortcut: Shortcut,
 ) -> list[Memory]:
     """Return the `limit` entries in sight under a condition that fit a query best, best first, equals oldest first.
 
@@ -64,11 +64,11 @@ def best_memories(
         condition: without that of being in sight.
     """
     moment = now()
-    if haste.now():
+    if shortcut.worth_trying():
         found = _best(points, query, vector, condition, limit, mode)
         if all(is_live(payload, moment) for _, payload, _ in found):
             return [memory_of(*one) for one in found]
-        haste.was_wrong()
+        shortcut.failed()
     found = _best(points, query, vector, live(condition, moment), limit, mode)
     return [memory_of(*one) for one in found]
 

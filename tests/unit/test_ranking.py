@@ -15,7 +15,7 @@ from agemem_dspy.memory.checks import SEARCH_MODES, SearchMode
 from agemem_dspy.memory.edge_points import EdgePoints
 from agemem_dspy.memory.lexical import ranking_weights, shared
 from agemem_dspy.memory.point_store import Hit, Ranking
-from agemem_dspy.memory.ranking import Haste
+from agemem_dspy.memory.ranking import Shortcut
 
 EMBEDDER = HashEmbedder(32)
 WORDS = "hotel rome flight budget ana likes window seat train oslo dinner vegan monday sister project review".split()
@@ -76,20 +76,20 @@ def test_what_is_out_of_sight_takes_no_place(store: LongTermMemory, mode: Search
         for memory in gone[20:]:
             carls.update(memory.id, memory.content, expires_at="2001-01-01T00:00:00+00:00")
         ids = {memory.id for memory in kept}
-        for _ in range(40):  # with and without haste
+        for _ in range(40):  # with and without the shortcut
             found = carls.search("seat by the window", top_k=5, mode=mode)
             assert len(found) == 5
             assert {memory.id for memory in found} <= ids
         carls.forget_user()
 
 
-def test_haste_that_was_wrong_pauses() -> None:
-    haste = Haste(True)
-    assert [haste.now() for _ in range(3)] == [True] * 3
-    haste.was_wrong()
-    taken = [haste.now() for _ in range(20)]
+def test_a_shortcut_that_failed_pauses() -> None:
+    shortcut = Shortcut(True)
+    assert [shortcut.worth_trying() for _ in range(3)] == [True] * 3
+    shortcut.failed()
+    taken = [shortcut.worth_trying() for _ in range(20)]
     assert taken == [False] * 16 + [True] * 4
-    assert not Haste(False).now()
+    assert not Shortcut(False).worth_trying()
 
 
 def test_a_search_that_found_nothing_out_of_sight_asks_the_folder_once(
