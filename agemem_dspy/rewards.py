@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import dspy
@@ -75,6 +75,8 @@ STAGE_TERMS: Mapping[Stage, tuple[str, ...]] = {
     Stage.CONTROL: ("compression", "preventive", "maintenance"),
     Stage.REASON: ("task", "compression", "preventive", "preservation", "maintenance", "relevance", "penalty"),
 }
+# What the log tells before an episode is over.
+LOG_TERMS = ("preventive", "storage", "maintenance", "relevance")
 _JUDGES = ("answer_judge", "usefulness_judge", "relevance_judge", "memory_judge")
 
 
@@ -214,6 +216,31 @@ class TrajectoryReward:
             terms: as `terms` returns them.
         """
         return sum(self._weight(name) * terms[name] for name in STAGE_TERMS[stage])
+
+    def step_gains(self, example: Any, trajectory: Trajectory) -> tuple[float, ...]:
+        """Return by how much each step of a trajectory raised its reward, (S,).
+
+        What the event log tells counts when it happens (`LOG_TERMS`), all else with the last step. Together they are
+        the reward, less what doing nothing earns.
+
+        Raises:
+            RewardError: as `terms`.
+        """
+        names = [name for name in LOG_TERMS if self._weight(name)]
+
+        def standing(events: int) -> float:
+            known = replace(trajectory, events=tuple(event for event in trajectory.events if event.index < events))
+            return sum(self._weight(name) * self._value(name, TERMS[name], example, known) for name in names)
+
+        gains, before, seen = [], standing(0), 0
+        for step in trajectory.steps:
+            seen = max([seen, *(event.index + 1 for event in step.events)])
+            after = standing(seen) if step.events else before
+            gains.append(after - before)
+            before = after
+        if gains:
+            gains[-1] += self.terms(example, trajectory)["reward"] - before
+        return tuple(gains)
 
     def _weight(self, term: str) -> float:
         if term in CONTEXT_TERMS:

@@ -245,12 +245,16 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """K trajectories of one task with their rewards (K,), the unit of a GRPO update."""
+    """K trajectories of one task with their rewards (K,), the unit of a GRPO update.
+
+    `gains` are, for each trajectory, by how much each of its steps (S,) raised the reward; empty where nobody asked.
+    """
 
     task: str
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[float, ...]
     terms: tuple[Mapping[str, float], ...]
+    gains: tuple[tuple[float, ...], ...] = ()
 
 
 @runtime_checkable

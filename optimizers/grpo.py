@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError
 
-Credit = Literal["broadcast", "stage", "released"]
+Credit = Literal["broadcast", "stage", "call", "released"]
 CREDITS: tuple[Credit, ...] = get_args(Credit)
 Scale = Literal["token", "call", "trajectory"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -53,6 +53,19 @@ def group_advantages(
         return np.zeros_like(rewards)
     advantages: NDArray[np.float64] = (rewards - compared.mean()) / (compared.std(ddof=1) + eps)
     return advantages
+
+
+def gains_to_go(gains_S: Sequence[float], lam: float) -> NDArray[np.float64]:
+    """Return for each step its own gain and the discounted ones after it: sum over l of lam**l gains[s + l], (S,).
+
+    This is generalized advantage estimation (Schulman et al. 2016) with the reward earned so far as the value of a
+    state: 1 counts all that came after a step, without bias; 0 the step's own gain alone, with the least noise.
+    """
+    total, sums = 0.0, []
+    for gain in reversed(gains_S):
+        total = gain + lam * total
+        sums.append(total)
+    return np.asarray(sums[::-1], dtype=np.float64)
 
 
 def step_weights(lengths: Sequence[Sequence[int]], scale: Scale) -> list[list[float]]:

@@ -28,8 +28,11 @@ class GRPOConfig:
             rewards differ by a few context tokens would count as much as one that differs by an answer.
         credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
             of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
-            is not praised for an answer, nor storing blamed for a missing one; "released" normalises over steps, as the
-            authors' code does, to compare.
+            is not praised for an answer, nor storing blamed for a missing one; "call" compares each call with the
+            group's calls that saw the same prompt, by what the call itself gained (`TrajectoryReward.step_gains`) and,
+            discounted by `lam`, what came after; "released" normalises over steps, as the authors' code does, to
+            compare.
+        lam: in [0, 1]; see `grpo.gains_to_go`.
         scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1, then 1 and
             2, then all.
@@ -58,6 +61,7 @@ class GRPOConfig:
     clip: float | None = 0.2
     eps: float = 0.05
     credit: Credit = "broadcast"
+    lam: float = 0.5
     scale: Scale = "token"
     curriculum: Literal["joint", "progressive"] = "joint"
     stage_steps: tuple[int, int, int] | None = None
@@ -93,6 +97,8 @@ class GRPOConfig:
             raise ConfigurationError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
         if self.credit not in CREDITS:
             raise ConfigurationError(f"credit must be one of {', '.join(CREDITS)}, not {self.credit!r}")
+        if not 0.0 <= self.lam <= 1.0:
+            raise ConfigurationError(f"lam must be between 0 and 1, not {self.lam}")
         if self.seed < 0:
             raise ConfigurationError(f"seed must be 0 or more, not {self.seed}")
         if self.curriculum not in ("joint", "progressive"):

@@ -6,7 +6,7 @@ import contextvars
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -27,6 +27,7 @@ class Played:
     example: dspy.Example
     trajectory: Trajectory
     terms: dict[str, float]
+    gains: tuple[float, ...] = ()
 
 
 def map_threads(function: Callable[[Any], Any], items: Sequence[Any], num_threads: int) -> list[Any]:
@@ -76,22 +77,27 @@ def collect_groups(
     temperature: float,
     num_threads: int,
     entropy: tuple[int, ...],
+    gains: bool = False,
 ) -> list[Group]:
     """Play each example `num_generations` times with the program's LM; several processes play a share each.
 
     Args:
         entropy: integers that fix the sampling streams: equal entropy and weights, equal rollouts.
+        gains: also compute what each step gained (`TrajectoryReward.step_gains`).
     """
     sampler = copy.deepcopy(program)
     sampler.set_lm(program_lm(program).copy(temperature=temperature, cache=False))
 
-    def one(item: tuple[int, int]) -> Played:
+    def played_once(item: tuple[int, int]) -> Played:
         task, k = item
         with sampling_seed(*entropy, task, k):
-            return play(sampler, examples[task], metric)
+            one = play(sampler, examples[task], metric)
+        return replace(one, gains=metric.step_gains(one.example, one.trajectory)) if gains else one
 
     items = [(task, k) for task in range(len(examples)) for k in range(num_generations)]
-    played: list[Played] = processes.joined(map_threads(one, processes.share(items), min(num_threads, len(items))))
+    played: list[Played] = processes.joined(
+        map_threads(played_once, processes.share(items), min(num_threads, len(items)))
+    )
     groups = []
     for task, example in enumerate(examples):
         own = played[task * num_generations : (task + 1) * num_generations]
@@ -101,6 +107,7 @@ def collect_groups(
                 trajectories=tuple(p.trajectory for p in own),
                 rewards=tuple(p.terms["reward"] for p in own),
                 terms=tuple(p.terms for p in own),
+                gains=tuple(p.gains for p in own) if gains else (),
             )
         )
     return groups

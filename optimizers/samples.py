@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.optimizers.grpo import Scale, group_advantages, step_weights
+from agemem_dspy.optimizers.grpo import Scale, gains_to_go, group_advantages, step_weights
 from agemem_dspy.optimizers.tree import Sample
-from agemem_dspy.types import Completion, Group, Stage
+from agemem_dspy.types import Completion, Group, Stage, Trajectory
 
 
 def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
@@ -22,9 +23,14 @@ def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
     for trajectory in group.trajectories:
         if any(step.completion is None and step.error is None for step in trajectory.steps):
             raise ConfigurationError("a step carries no sampled tokens; the whole program must use one local policy")
-        own = [step for step in trajectory.steps if step.completion is not None and step.kind != "guard"]
-        taped.append([(step.stage, step.completion) for step in own if step.completion is not None])
+        taped.append([(trajectory.steps[s].stage, completion) for s, completion in _trained(trajectory)])
     return taped
+
+
+def _trained(trajectory: Trajectory) -> list[tuple[int, Completion]]:
+    """Return the completions that the policy is answerable for, with the numbers of their steps."""
+    own = enumerate(trajectory.steps)
+    return [(s, step.completion) for s, step in own if step.completion is not None and step.kind != "guard"]
 
 
 def grpo_samples(
@@ -34,19 +40,28 @@ def grpo_samples(
     eps: float = 1e-6,
     by_stage: Callable[[Mapping[str, float], Stage], float] | None = None,
     over_steps: bool = False,
+    lam: float | None = None,
 ) -> list[list[Sample]]:
-    """Turn groups into samples: every LM call gets an advantage of its trajectory, all tokens weigh 1 together.
+    """Turn groups into samples: LM calls with their advantages; all tokens weigh 1 together.
 
-    What ties within its group teaches nothing and is left out.
+    A call has the advantage of its trajectory, unless `by_stage` or `lam` say otherwise. What ties teaches nothing and
+    is left out.
 
     Args:
         by_stage: maps a trajectory's terms and a stage to the reward that the calls of this stage are compared by; the
             trajectory's own reward in every stage when left out.
         over_steps: normalise over steps in place of trajectories; see `group_advantages`.
+        lam: compare each call's `gains_to_go` with those of the group's calls that saw the same prompt.
     """
     played: list[list[tuple[Completion, float]]] = []
     for group in groups:
         calls = completions(group)
+        if lam is not None:
+            advantages_C = _among_same_prompts(group, lam, eps)
+            for taped in calls:
+                own = [(one, advantages_C.get(id(one), 0.0)) for _, one in taped]
+                played.append([(one, advantage) for one, advantage in own if advantage])
+            continue
         counts = [len(taped) for taped in calls] if over_steps else None
         advantages = {
             stage: group_advantages(
@@ -66,3 +81,18 @@ def grpo_samples(
         [Sample.of(one, advantage=advantage, weight=w) for (one, advantage), w in zip(own, ws, strict=True)]
         for own, ws in zip(played, weights, strict=True)
     ]
+
+
+def _among_same_prompts(group: Group, lam: float, eps: float) -> dict[int, float]:
+    """Return advantages by the `id` of a completion; a call whose prompt no other trajectory saw has none."""
+    values: dict[tuple[int, ...], list[tuple[int, float]]] = defaultdict(list)
+    for trajectory, gains in zip(group.trajectories, group.gains, strict=True):
+        worth = gains_to_go(gains, lam)
+        for s, completion in _trained(trajectory):
+            values[completion.prompt_ids].append((id(completion), float(worth[s])))
+    advantages: dict[int, float] = {}
+    for alike in values.values():
+        if len(alike) > 1:
+            compared = group_advantages([value for _, value in alike], eps=eps).tolist()
+            advantages |= zip([call for call, _ in alike], compared, strict=True)
+    return advantages

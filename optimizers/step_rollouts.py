@@ -83,8 +83,14 @@ class StepRollouts:
     def samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
         """Return the calls of groups with their advantages; those that tie are left out."""
         by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
-        over_steps = self.config.credit == "released"
-        return grpo_samples(groups, self.config.scale, eps=self.config.eps, by_stage=by_stage, over_steps=over_steps)
+        return grpo_samples(
+            groups,
+            self.config.scale,
+            eps=self.config.eps,
+            by_stage=by_stage,
+            over_steps=self.config.credit == "released",
+            lam=self.config.lam if self.config.credit == "call" else None,
+        )
 
     def validate(self, program: ThreeStageEpisode, examples: Sequence[dspy.Example]) -> list[float]:
         """Return the rewards of examples, each played once with random numbers of its own."""
@@ -123,6 +129,7 @@ class StepRollouts:
             temperature=self.config.temperature,
             num_threads=self.config.num_threads,
             entropy=(self.config.seed, step, attempt) if attempt else (self.config.seed, step),
+            gains=self.config.credit == "call",
         )
 
 

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agemem_dspy.errors import ConfigurationError
-from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages, step_weights, stepwise_grpo_loss
+from agemem_dspy.optimizers.grpo import (
+    SCALES,
+    Scale,
+    gains_to_go,
+    group_advantages,
+    step_weights,
+    stepwise_grpo_loss,
+)
 
 rewards = st.lists(st.integers(-20, 20).map(lambda n: n / 10), min_size=2, max_size=8)
 lengths = st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=5).filter(any)
@@ -28,6 +35,15 @@ def test_advantages_are_standard_scores_with_the_sample_deviation(values: list[f
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     expected = np.zeros(len(values)) if len(set(values)) == 1 else (np.array(values) - mean) / (deviation + 1e-6)
     assert group_advantages(values) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards, st.floats(0, 1))
+def test_gains_to_go_are_discounted_sums_of_what_comes_after(gains: list[float], lam: float) -> None:
+    rest = [sum(lam**later * gain for later, gain in enumerate(gains[s:])) for s in range(len(gains))]
+    assert gains_to_go(gains, lam) == pytest.approx(rest)
+    assert gains_to_go(gains, 0.0) == pytest.approx(gains)
+    assert gains_to_go(gains, 1.0)[0] == pytest.approx(sum(gains))
 
 
 def test_the_deviation_is_the_sample_one() -> None:

@@ -27,6 +27,7 @@ from trajectories import (
     honest_trajectory,
     make_event,
     make_example,
+    make_step,
     make_trajectory,
     retrieve,
     update,
@@ -64,6 +65,33 @@ def test_a_stage_is_judged_by_what_its_steps_can_change() -> None:
     cleared = {**unanswered, "preventive": unanswered["preventive"] + 1}
     gained = {stage: metric.stage_reward(cleared, stage) - part for stage, part in parts.items()}
     assert gained == pytest.approx({Stage.CONSTRUCT: 0.0, Stage.CONTROL: 0.1, Stage.REASON: 0.1})
+
+
+def one_event_a_step(played: Trajectory) -> Trajectory:
+    return replace(played, steps=tuple(make_step(event, stage=event.stage) for event in played.events))
+
+
+@pytest.mark.parametrize("weights", ["paper", "answer_only"])
+def test_what_the_steps_gain_is_the_reward_less_what_doing_nothing_earns(weights: Any) -> None:
+    metric, played = TrajectoryReward(weights), one_event_a_step(honest_trajectory())
+    gains = metric.step_gains(make_example(), played)
+    assert len(gains) == len(played.steps) > 5
+    nothing = metric.terms(make_example(), make_trajectory())
+    earned = sum(nothing[name] for name in ("preventive", "storage", "maintenance", "relevance")) / 9
+    assert sum(gains) + earned * (weights == "paper") == pytest.approx(metric.terms(make_example(), played)["reward"])
+    assert any(gains[:-1]) == (weights == "paper")  # the answer counts with the last step
+
+
+def test_a_step_gains_by_what_it_did_itself() -> None:
+    events = [add(AIRPORT), add("the weather is fine", turn=1), add(DIET, turn=2, ok=False), make_event(PIN, turn=3)]
+    events.append(make_event(FILTER, "a joke", stage=2, tokens=(100, 50)))
+    first, junk, failed, unknown, cleared, _ = TrajectoryReward().step_gains(
+        make_example(), one_event_a_step(make_trajectory(*events, retrieve(AIRPORT)))
+    )
+    assert first == pytest.approx(1 / 9)  # storage
+    assert junk == pytest.approx(-1 / 18)  # half of what is stored is of use
+    assert (failed, unknown) == (0.0, 0.0)
+    assert cleared == pytest.approx(1 / 9)  # preventive
 
 
 def test_every_term_is_some_stages_doing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agemem_dspy.errors import ConfigurationError, ModelError, TrainingError
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
-from agemem_dspy.optimizers.grpo import SCALES, Scale
+from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.monitor import describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
@@ -524,6 +524,22 @@ def test_with_stage_credit_the_calls_of_a_stage_are_compared_by_what_it_can_chan
         advantage = all_same[0].advantage
         assert [one.advantage for one in own] == pytest.approx([parts[stage] * advantage for stage in kept])
     assert sum(one.weight * len(one.completion_ids) for own in staged for one in own) == pytest.approx(1.0)
+
+
+def test_with_call_credit_calls_are_compared_with_those_that_saw_the_same_prompt(groups: list[Group]) -> None:
+    def with_gains(group: Group, gain: Callable[[int], float]) -> Group:
+        played = enumerate(group.trajectories)
+        return replace(group, gains=tuple(tuple(gain(k) for _ in trajectory.steps) for k, trajectory in played))
+
+    played = grpo_samples([with_gains(group, float) for group in groups], "token", lam=0.0)
+    alike = Counter(c.prompt_ids for group in groups for own in completions(group) for _, c in own)
+    compared = Counter(tuple(one.prompt_ids.tolist()) for own in played for one in own)
+    assert compared == {prompt: count for prompt, count in alike.items() if count > 1}
+    assert 0 < compared.total() < alike.total()
+    openings = [own[0].advantage for own in played[: len(groups[0].trajectories)]]
+    assert openings == pytest.approx(group_advantages([float(k) for k in range(len(openings))]).tolist())
+    assert sum(one.weight * len(one.completion_ids) for own in played for one in own) == pytest.approx(1.0)
+    assert grpo_samples([with_gains(group, lambda k: 1.0) for group in groups], "token", lam=0.0) == []
 
 
 def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
