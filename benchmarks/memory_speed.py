@@ -1,7 +1,7 @@
 """How quick the long-term memory is in a folder, beside the engine alone and beside other memories.
 
     python benchmarks/memory_speed.py [--entries 1000 10000 100000] [--users 10]
-    python benchmarks/memory_speed.py --rivals      # needs: pip install 'mem0ai<2' langgraph langchain-core
+    python benchmarks/memory_speed.py --rivals      # needs: pip install 'mem0ai>=1,<2' langgraph langchain
 
 Embedding is left out: vectors are made beforehand, 384 numbers each. Every entry belongs to one of the users; searches
 are one user's, for the best 3. Times are medians. "Engine" is Qdrant's embedded engine called by hand with the same
@@ -258,7 +258,7 @@ def mem0_in_folder(folder: Path, texts: Texts) -> tuple[Any, Any]:
     try:
         from mem0 import Memory
     except ImportError as error:
-        raise MissingDependency("The comparison needs mem0: pip install 'mem0ai<2' langgraph langchain-core") from error
+        raise MissingDependency("The comparison needs mem0: pip install 'mem0ai>=1,<2' langgraph langchain") from error
     store = {"path": str(folder / "store"), "on_disk": True, "embedding_model_dims": DIMENSION}
     memory = Memory.from_config(
         {
@@ -280,7 +280,7 @@ def langgraph_in_memory(folder: Path, texts: Texts) -> tuple[Any, Any]:
         from langgraph.store.memory import InMemoryStore
     except ImportError as error:
         raise MissingDependency(
-            "The comparison needs LangGraph: pip install 'mem0ai<2' langgraph langchain-core"
+            "The comparison needs LangGraph: pip install 'mem0ai>=1,<2' langgraph langchain"
         ) from error
     store = InMemoryStore(index={"dims": DIMENSION, "embed": langchain_embedder(texts), "fields": ["content"]})
     return (
@@ -295,7 +295,7 @@ def langchain_embedder(vectors: Texts) -> Any:
         from langchain_core.embeddings import Embeddings
     except ImportError as error:
         raise MissingDependency(
-            "The comparison needs LangChain: pip install 'mem0ai<2' langgraph langchain-core"
+            "The comparison needs LangChain: pip install 'mem0ai>=1,<2' langgraph langchain"
         ) from error
 
     class Looked(Embeddings):
