@@ -31,6 +31,12 @@ os.environ.update(
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _no_server_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test opens is its own; only `test_real_server.py` asks for the server that QDRANT_URL names."""
+    monkeypatch.delenv("QDRANT_URL", raising=False)
+
+
 @pytest.fixture
 def agemem_home(tmp_path: Path) -> Iterator[Path]:
     """An empty cache folder of this test's own."""

@@ -57,6 +57,7 @@ ROUTES: list[tuple[str, str, Answer]] = [
     ("GET", r"/collections", lambda client, _, __: client.get_collections()),
     ("GET", r"/collections/([^/]+)/exists", lambda client, name, _: {"exists": client.collection_exists(name)}),
     ("PUT", r"/collections/([^/]+)", _create),
+    ("DELETE", r"/collections/([^/]+)", lambda client, name, _: client.delete_collection(name)),
     ("PUT", r"/collections/([^/]+)/index", lambda _, __, ___: {"operation_id": 1, "status": "completed"}),
     ("PUT", r"/collections/([^/]+)/points", _upsert),
     ("POST", r"/collections/([^/]+)/points", lambda client, name, body: client.retrieve(name, body["ids"])),
@@ -156,7 +157,7 @@ class QdrantServer:
                 self.end_headers()
                 self.wfile.write(reply)
 
-            do_GET = do_PUT = do_POST = _reply
+            do_GET = do_PUT = do_POST = do_DELETE = _reply
 
             def log_message(self, *args: Any) -> None:
                 return

@@ -24,7 +24,12 @@ app = typer.Typer(
 )
 
 WhereOption = Annotated[
-    str, typer.Option("--where", help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).")
+    str,
+    typer.Option(
+        "--where",
+        envvar="QDRANT_URL",
+        help="A memory folder, or the URL of a Qdrant server (its key in QDRANT_API_KEY).",
+    ),
 ]
 UserOption = Annotated[str, typer.Option("--user", help="Whose memories.")]
 EmbedderOption = Annotated[

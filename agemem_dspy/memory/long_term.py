@@ -63,7 +63,7 @@ class LongTermMemory(Handle):
 
     @staticmethod
     def open(
-        where: str | os.PathLike[str],
+        where: str | os.PathLike[str] | None = None,
         *,
         user_id: str = "default",
         agent_id: str | None = None,
@@ -77,7 +77,8 @@ class LongTermMemory(Handle):
 
         Args:
             where: ":memory:" (private, gone when closed), a folder (embedded and persistent, made if
-                missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`).
+                missing), or the http(s) URL of a Qdrant server (API key in `QDRANT_API_KEY`); the server that
+                `QDRANT_URL` names when left out.
             user_id: whose memories these are.
             agent_id: which agent's alone; of all of them when None.
             session_id: which session's alone; of all of them when None.
@@ -91,13 +92,19 @@ class LongTermMemory(Handle):
             StoreLocked: another process has the folder open.
             EmbedderMismatch: the store was built with another embedding model.
             MissingDependency: a package is not installed.
-            MemoryStoreError: the place cannot be opened, `embedder` is none, or a client is given without a URL.
+            MemoryStoreError: the place cannot be opened or none is named, `embedder` is none, or a client is given
+                without a URL.
         """
         from agemem_dspy.memory.connection import Clients
         from agemem_dspy.memory.embedder_names import as_embedder
         from agemem_dspy.memory.qdrant import QdrantMemory
         from agemem_dspy.memory.scope import Scope
 
+        where = where if where is not None else os.environ.get("QDRANT_URL")
+        if where is None:
+            raise MemoryStoreError(
+                "Cannot open memories nowhere: name a folder, ':memory:' or a URL, or set QDRANT_URL."
+            )
         try:
             if isinstance(where, str | os.PathLike):
                 os.fsencode(where)

@@ -40,6 +40,18 @@ class TestServerBackend(LongTermMemoryContract):
             yield store
 
 
+def test_without_a_place_the_server_of_the_environment_is_opened(
+    server: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MemoryStoreError, match="set QDRANT_URL"):
+        LongTermMemory.open(embedder=EMBEDDER)
+    monkeypatch.setenv("QDRANT_URL", server.url)
+    with LongTermMemory.open(embedder=EMBEDDER) as store:
+        store.add("Ana flies from Lyon.")
+    with LongTermMemory.open(server.url, embedder=EMBEDDER) as store:
+        assert [memory.content for memory in store.all()] == ["Ana flies from Lyon."]
+
+
 class Awaiting:
     """A store whose every call goes through its asynchronous twin, on an event loop in a thread."""
 
