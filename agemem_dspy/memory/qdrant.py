@@ -149,6 +149,8 @@ class QdrantMemory(LongTermMemory):
                 raise taken(id)
             payload = payload_of(owner, kind, self._connection.tick(), kept)
             points.insert([point_of(id, payload, vector)])
+            if self._connection.retrieved is not None:
+                self._connection.retrieved.expect([id])
             if points.is_server:  # where another process may have been quicker
                 records = points.fetch([id], self._mine.under())
                 if not records or versions_of(records[0][1]) != kept:

@@ -33,6 +33,7 @@ class Retrieved:
         except OSError as error:
             raise MemoryStoreError(f"Cannot read {path}: {error}. Look at its rights, or delete it.") from error
         self._ids = {line for line in lines if len(line) == _ID}  # a line that was cut short is none
+        self._gone: set[str] = set()  # removed while a search may still be returning them
         self._file: FileIO | None = None  # open from the first note on
 
     def ids(self) -> frozenset[str]:
@@ -41,11 +42,12 @@ class Retrieved:
             return frozenset(self._ids)
 
     def note(self, ids: Iterable[str]) -> None:
-        """Add what a search returns."""
+        """Add what a search returns, but for what was removed since the search began."""
         new = [one for one in ids if one not in self._ids]
         if not new:
             return
         with self._lock:
+            new = [one for one in new if one not in self._gone]
             try:
                 if self._path is not None:
                     self._file = self._file or FileIO(self._path, "a")
@@ -54,6 +56,11 @@ class Retrieved:
                 return  # noted when it is found again
             self._ids.update(new)
 
+    def expect(self, ids: Iterable[str]) -> None:
+        """Note ids again that were forgotten: they are there, after all or anew."""
+        with self._lock:
+            self._gone.difference_update(ids)
+
     def forget(self, ids: Iterable[str]) -> None:
         """Remove what is removed from the store.
 
@@ -61,11 +68,10 @@ class Retrieved:
             MemoryStoreError: the file cannot be written.
         """
         with self._lock:
-            kept = self._ids.difference(ids)
-            if len(kept) == len(self._ids):
-                return
+            gone = frozenset(ids)
+            kept = self._ids - gone
             try:
-                if self._path is not None:
+                if self._path is not None and len(kept) < len(self._ids):
                     temporary = self._path.with_name(f"{self._path.name}.tmp")
                     temporary.write_text("".join(f"\n{one}" for one in kept), encoding="ascii")
                     self._close()
@@ -73,6 +79,7 @@ class Retrieved:
             except OSError as error:
                 raise MemoryStoreError(f"Cannot write {self._path}: {error}. Nothing was removed.") from error
             self._ids = kept
+            self._gone |= gone
 
     def close(self) -> None:
         """Let go of the file."""

@@ -84,9 +84,15 @@ class ScopedPoints:
             gone = {id_text(one): versions_of(payload) for one, payload in points.scroll(condition)}
             # First the caches and the note, which can be filled again: if they fail, nothing was removed.
             forget_texts(self.embedder, [version.content for versions in gone.values() for version in versions])
-            if self.connection.retrieved is not None:
-                self.connection.retrieved.forget(gone)
-            points.delete(condition)
+            noted = self.connection.retrieved
+            if noted is not None:
+                noted.forget(gone)
+            try:
+                points.delete(condition)
+            except BaseException:
+                if noted is not None:
+                    noted.expect(gone)
+                raise
         return len(gone)
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agemem_dspy.errors import ConfigurationError, MemoryQuarantined, MemoryStoreError
-from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory, audit, reembed
+from agemem_dspy.memory import GuardedMemory, HashEmbedder, LongTermMemory, Reranking, audit, reembed
 from agemem_dspy.memory.auditing import contradict
+from agemem_dspy.types import Memory
 
 PAST = "2001-01-01T00:00:00+00:00"
 
@@ -111,6 +112,24 @@ def test_what_was_retrieved_is_known_when_the_folder_is_opened_again(tmp_path: P
         assert [one.id for one in audit(store).never_retrieved or ()] == [ids[1]]
         store.forget_user()
     assert not any(one in (place / "retrieved").read_text() for one in ids)
+
+
+def test_what_is_purged_while_a_search_returns_it_leaves_no_note(tmp_path: Path) -> None:
+    place, embedder = tmp_path / "memories", HashEmbedder()
+
+    def purging(query: str, memories: Sequence[Memory]) -> list[float]:
+        store.purge(added.id)
+        return [0.0] * len(memories)
+
+    with LongTermMemory.open(place, embedder=embedder) as store:
+        added, other = store.add("home airport: Lyon"), store.add("home airport of Ben: Oslo")
+        versions = store.history(added.id)
+        found = store.search("home airport", reranking=Reranking(reranker=purging))
+        assert {one.id for one in found} == {added.id, other.id}
+        assert (place / "retrieved").read_text() == f"\n{other.id}"
+        store.insert(added.id, versions)  # it comes back from an export
+        store.search("home airport")
+        assert store.retrieved() == {added.id, other.id}
 
 
 def test_a_search_does_not_fail_where_the_note_cannot_be_written(tmp_path: Path) -> None:
