@@ -1,7 +1,7 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
     python examples/demo.py                SmolLM2-135M; 15 minutes on two cores
-    python examples/demo.py --quick        a tiny model trained on the spot; 3 minutes
+    python examples/demo.py --quick        a tiny model trained on the spot; 2 minutes
 
 Every phase is scored on the same held-out episodes. The run directory holds config.json, results.json,
 metrics.jsonl, one JSONL file of episodes a phase, the compiled programs and two plots.
@@ -80,9 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model trained on the spot")
     parser.add_argument("--seed", type=int, default=0, help="of sampling, task order and adapter weights")
+    parser.add_argument("--steps", type=int, help="of GRPO")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the run directory")
     arguments = parser.parse_args()
     config = replace(QUICK if arguments.quick else DemoConfig(), seed=arguments.seed)
+    if arguments.steps is not None:
+        if arguments.steps < 1:
+            parser.error("--steps must be at least 1")
+        config = replace(config, max_steps=arguments.steps)
     try:
         Demo(config, arguments.out).run()
     except am.AgeMemError as error:

@@ -45,7 +45,7 @@ class Recipe:
     verbatim: bool = True
     keep_demos: bool = False
     warm_learning_rate: float = 1e-3
-    max_steps: int = 16
+    max_steps: int = 14
     tasks_per_step: int = 2
     num_generations: int = 8
     temperature: float = 0.5
