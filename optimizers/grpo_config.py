@@ -32,7 +32,7 @@ class GRPOConfig:
             group's calls that saw the same prompt, by what the call itself gained (`TrajectoryReward.step_gains`) and,
             discounted by `lam`, what came after; "released" normalises over steps, as the authors' code does, to
             compare.
-        lam: in [0, 1]; see `grpo.gains_to_go`.
+        lam: with credit "call" alone, in [0, 1]; see `grpo.gains_to_go`.
         scale: what weighs equally in the mean: a "token", a "call" or a "trajectory"; see `grpo.step_weights`.
         curriculum: "joint" plays all three stages from the start (the paper); "progressive" plays stage 1, then 1 and
             2, then all.

@@ -57,10 +57,8 @@ def grpo_samples(
     for group in groups:
         calls = completions(group)
         if lam is not None:
-            advantages_C = _among_same_prompts(group, lam, eps)
-            for taped in calls:
-                own = [(one, advantages_C.get(id(one), 0.0)) for _, one in taped]
-                played.append([(one, advantage) for one, advantage in own if advantage])
+            for taped, own in zip(calls, _among_same_prompts(group, lam, eps), strict=True):
+                played.append([(one, advantage) for (_, one), advantage in zip(taped, own, strict=True) if advantage])
             continue
         counts = [len(taped) for taped in calls] if over_steps else None
         advantages = {
@@ -83,16 +81,17 @@ def grpo_samples(
     ]
 
 
-def _among_same_prompts(group: Group, lam: float, eps: float) -> dict[int, float]:
-    """Return advantages by the `id` of a completion; a call whose prompt no other trajectory saw has none."""
-    values: dict[tuple[int, ...], list[tuple[int, float]]] = defaultdict(list)
-    for trajectory, gains in zip(group.trajectories, group.gains, strict=True):
-        worth = gains_to_go(gains, lam)
-        for s, completion in _trained(trajectory):
-            values[completion.prompt_ids].append((id(completion), float(worth[s])))
-    advantages: dict[int, float] = {}
-    for alike in values.values():
-        if len(alike) > 1:
-            compared = group_advantages([value for _, value in alike], eps=eps).tolist()
-            advantages |= zip([call for call, _ in alike], compared, strict=True)
+def _among_same_prompts(group: Group, lam: float, eps: float) -> list[list[float]]:
+    """Return an advantage for each trajectory's trained calls; 0 for one whose prompt no other call saw."""
+    advantages, alike = [], defaultdict[tuple[int, ...], list[tuple[int, int, float]]](list)
+    for k, (trajectory, gains) in enumerate(zip(group.trajectories, group.gains, strict=True)):
+        trained, worth = _trained(trajectory), gains_to_go(gains, lam).tolist()
+        advantages.append([0.0] * len(trained))
+        for call, (s, completion) in enumerate(trained):
+            alike[completion.prompt_ids].append((k, call, worth[s]))
+    for calls in alike.values():
+        if len(calls) > 1:
+            compared = group_advantages([worth for _, _, worth in calls], eps=eps).tolist()
+            for (k, call, _), advantage in zip(calls, compared, strict=True):
+                advantages[k][call] = advantage
     return advantages
