@@ -68,13 +68,16 @@ CONTEXT_TERMS: Mapping[str, Term] = {
 }
 MEMORY_TERMS: Mapping[str, Term] = {"storage": storage, "maintenance": maintenance, "relevance": relevance}
 TERMS: Mapping[str, Term] = {"task": task, **CONTEXT_TERMS, **MEMORY_TERMS, "penalty": penalty}
-# What the steps of a stage are there to change. What is stored decides the answer, yet whether there is one at all is
-# decided in stage 3, so stage 1 is judged by the answer's score and not by R_task, which is -1 without an answer.
+# What the steps of a stage are there to change. Stage 1 is judged by what became of what it stored and not by the
+# answer: where "I don't know" is right, clearing a message away unread earns that as well as storing it and forgetting
+# it when asked to, and a policy soon clears away everything.
 STAGE_TERMS: Mapping[Stage, tuple[str, ...]] = {
-    Stage.CONSTRUCT: ("answer", "preservation", "storage", "maintenance", "relevance"),
+    Stage.CONSTRUCT: ("storage", "maintenance"),
     Stage.CONTROL: ("compression", "preventive", "maintenance"),
     Stage.REASON: ("task", "compression", "preventive", "preservation", "maintenance", "relevance", "penalty"),
 }
+# What stage 1 is judged by where the memory terms weigh nothing.
+_STORED_FOR = ("answer", "preservation")
 # What the log tells before an episode is over.
 LOG_TERMS = ("preventive", "storage", "maintenance", "relevance")
 _JUDGES = ("answer_judge", "usefulness_judge", "relevance_judge", "memory_judge")
@@ -212,10 +215,14 @@ class TrajectoryReward:
     def stage_reward(self, terms: Mapping[str, float], stage: Stage) -> float:
         """Return the part of a reward that the steps of one stage are there to change (`STAGE_TERMS`).
 
+        Where the memory terms weigh nothing, stage 1 is judged by the answer's score, which is 0 without an answer,
+        and by preservation.
+
         Args:
             terms: as `terms` returns them.
         """
-        return sum(self._weight(name) * terms[name] for name in STAGE_TERMS[stage])
+        unjudged = stage is Stage.CONSTRUCT and not self.weights.memory
+        return sum(self._weight(name) * terms[name] for name in (_STORED_FOR if unjudged else STAGE_TERMS[stage]))
 
     def step_gains(self, example: Any, trajectory: Trajectory) -> tuple[float, ...]:
         """Return by how much each step of a trajectory raised its reward, (S,).

@@ -28,7 +28,7 @@ class GRPOConfig:
             rewards differ by a few context tokens would count as much as one that differs by an answer.
         credit: "broadcast" gives every LM call its trajectory's advantage (the paper); "stage" compares, for the calls
             of a stage, what that stage can change of the reward (`TrajectoryReward.stage_reward`), so that a filter
-            is not praised for an answer, nor storing blamed for a missing one; "call" compares each call with the
+            is not praised for an answer, nor storing blamed for a wrong one; "call" compares each call with the
             group's calls that saw the same prompt, by what the call itself gained (`TrajectoryReward.step_gains`) and,
             discounted by `lam`, what came after; "released" normalises over steps, as the authors' code does, to
             compare.

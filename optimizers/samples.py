@@ -1,4 +1,4 @@
-"""Groups of rollouts become samples: every LM call with the advantage of its trajectory."""
+"""Groups of rollouts become samples: LM calls with their advantages, of the trajectory, the stage or the call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from agemem_dspy.errors import ConfigurationError
 from agemem_dspy.optimizers.grpo import Scale, gains_to_go, group_advantages, step_weights
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.types import Completion, Group, Stage, Trajectory
+
+Advantages = list[list[float | None]]  # for each trajectory its trained calls' own; None where all tied: left out
 
 
 def completions(group: Group) -> list[list[tuple[Stage, Completion]]]:
@@ -33,44 +35,59 @@ def _trained(trajectory: Trajectory) -> list[tuple[int, Completion]]:
     return [(s, step.completion) for s, step in own if step.completion is not None and step.kind != "guard"]
 
 
+def by_trajectory(group: Group, *, eps: float = 1e-6, over_steps: bool = False) -> Advantages:
+    """Give every call its trajectory's advantage.
+
+    Args:
+        over_steps: normalise over steps in place of trajectories; see `group_advantages`.
+    """
+    calls = completions(group)
+    steps = [len(taped) for taped in calls] if over_steps else None
+    advantages = group_advantages(group.rewards, eps=eps, steps_G=steps).tolist()
+    return [[own if any(advantages) else None for _ in taped] for own, taped in zip(advantages, calls, strict=True)]
+
+
+def by_stage(group: Group, *, part: Callable[[Mapping[str, float], Stage], float], eps: float = 1e-6) -> Advantages:
+    """Compare the calls of a stage by the part of a trajectory's terms that this stage can change."""
+    advantages = {
+        stage: group_advantages([part(terms, stage) for terms in group.terms], eps=eps).tolist() for stage in Stage
+    }
+    return [
+        [advantages[stage][k] if any(advantages[stage]) else None for stage, _ in taped]
+        for k, taped in enumerate(completions(group))
+    ]
+
+
+def by_call(group: Group, *, lam: float, eps: float = 1e-6) -> Advantages:
+    """Compare each call's `gains_to_go` with those of the group's calls that saw the same prompt."""
+    alike = defaultdict[tuple[int, ...], list[tuple[int, int, float]]](list)
+    advantages: Advantages = []
+    for k, (trajectory, gains) in enumerate(zip(group.trajectories, group.gains, strict=True)):
+        trained, worth = _trained(trajectory), gains_to_go(gains, lam).tolist()
+        advantages.append([None] * len(trained))
+        for call, (s, completion) in enumerate(trained):
+            alike[completion.prompt_ids].append((k, call, worth[s]))
+    for calls in alike.values():
+        if len(calls) > 1:
+            compared = group_advantages([worth for _, _, worth in calls], eps=eps).tolist()
+            for (k, call, _), advantage in zip(calls, compared, strict=True):
+                advantages[k][call] = advantage or None
+    return advantages
+
+
 def grpo_samples(
-    groups: Sequence[Group],
-    scale: Scale,
-    *,
-    eps: float = 1e-6,
-    by_stage: Callable[[Mapping[str, float], Stage], float] | None = None,
-    over_steps: bool = False,
-    lam: float | None = None,
+    groups: Sequence[Group], scale: Scale, advantages: Callable[[Group], Advantages] = by_trajectory
 ) -> list[list[Sample]]:
     """Turn groups into samples: LM calls with their advantages; all tokens weigh 1 together.
 
-    A call has the advantage of its trajectory, unless `by_stage` or `lam` say otherwise. What ties teaches nothing and
-    is left out.
-
     Args:
-        by_stage: maps a trajectory's terms and a stage to the reward that the calls of this stage are compared by; the
-            trajectory's own reward in every stage when left out.
-        over_steps: normalise over steps in place of trajectories; see `group_advantages`.
-        lam: compare each call's `gains_to_go` with those of the group's calls that saw the same prompt.
+        advantages: how credit is given: `by_trajectory`, `by_stage` or `by_call`.
     """
-    played: list[list[tuple[Completion, float]]] = []
-    for group in groups:
-        calls = completions(group)
-        if lam is not None:
-            for taped, own in zip(calls, _among_same_prompts(group, lam, eps), strict=True):
-                played.append([(one, advantage) for (_, one), advantage in zip(taped, own, strict=True) if advantage])
-            continue
-        counts = [len(taped) for taped in calls] if over_steps else None
-        advantages = {
-            stage: group_advantages(
-                group.rewards if by_stage is None else [by_stage(terms, stage) for terms in group.terms],
-                eps=eps,
-                steps_G=counts,
-            ).tolist()
-            for stage in Stage
-        }
-        for k, taped in enumerate(calls):
-            played.append([(one, advantages[stage][k]) for stage, one in taped if any(advantages[stage])])
+    played = [
+        [(one, advantage) for (_, one), advantage in zip(taped, own, strict=True) if advantage is not None]
+        for group in groups
+        for taped, own in zip(completions(group), advantages(group), strict=True)
+    ]
     played = [own for own in played if own]
     if not played:
         return []
@@ -79,19 +96,3 @@ def grpo_samples(
         [Sample.of(one, advantage=advantage, weight=w) for (one, advantage), w in zip(own, ws, strict=True)]
         for own, ws in zip(played, weights, strict=True)
     ]
-
-
-def _among_same_prompts(group: Group, lam: float, eps: float) -> list[list[float]]:
-    """Return an advantage for each trajectory's trained calls; 0 for one whose prompt no other call saw."""
-    advantages, alike = [], defaultdict[tuple[int, ...], list[tuple[int, int, float]]](list)
-    for k, (trajectory, gains) in enumerate(zip(group.trajectories, group.gains, strict=True)):
-        trained, worth = _trained(trajectory), gains_to_go(gains, lam).tolist()
-        advantages.append([0.0] * len(trained))
-        for call, (s, completion) in enumerate(trained):
-            alike[completion.prompt_ids].append((k, call, worth[s]))
-    for calls in alike.values():
-        if len(calls) > 1:
-            compared = group_advantages([worth for _, _, worth in calls], eps=eps).tolist()
-            for (k, call, _), advantage in zip(calls, compared, strict=True):
-                advantages[k][call] = advantage
-    return advantages

@@ -13,7 +13,7 @@ import dspy
 
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.samples import grpo_samples
+from agemem_dspy.optimizers.samples import Advantages, by_call, by_stage, by_trajectory, grpo_samples
 from agemem_dspy.optimizers.tree import Sample
 from agemem_dspy.programs.episode import ThreeStageEpisode
 from agemem_dspy.rewards import TrajectoryReward
@@ -82,15 +82,7 @@ class StepRollouts:
 
     def samples(self, groups: Sequence[Group]) -> list[list[Sample]]:
         """Return the calls of groups with their advantages; those that tie are left out."""
-        by_stage = self.metric.stage_reward if self.config.credit == "stage" else None
-        return grpo_samples(
-            groups,
-            self.config.scale,
-            eps=self.config.eps,
-            by_stage=by_stage,
-            over_steps=self.config.credit == "released",
-            lam=self.config.lam if self.config.credit == "call" else None,
-        )
+        return grpo_samples(groups, self.config.scale, self._advantages)
 
     def validate(self, program: ThreeStageEpisode, examples: Sequence[dspy.Example]) -> list[float]:
         """Return the rewards of examples, each played once with random numbers of its own."""
@@ -105,6 +97,16 @@ class StepRollouts:
             entropy=(self.config.seed,),
         )
         return [reward for group in groups for reward in group.rewards]
+
+    def _advantages(self, group: Group) -> Advantages:
+        eps = self.config.eps
+        match self.config.credit:
+            case "stage":
+                return by_stage(group, part=self.metric.stage_reward, eps=eps)
+            case "call":
+                return by_call(group, lam=self.config.lam, eps=eps)
+            case credit:
+                return by_trajectory(group, eps=eps, over_steps=credit == "released")
 
     def _play_step(self, step: int, program: ThreeStageEpisode, left: float) -> Played:
         groups, resampled = self._play(step, 0, program, self.config.tasks_per_step), 0

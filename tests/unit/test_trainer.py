@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from agemem_dspy.optimizers.grpo import SCALES, Scale, group_advantages
 from agemem_dspy.optimizers.grpo_config import GRPOConfig
 from agemem_dspy.optimizers.monitor import describe_groups
 from agemem_dspy.optimizers.rollouts import collect_groups
-from agemem_dspy.optimizers.samples import completions, grpo_samples
+from agemem_dspy.optimizers.samples import by_call, by_stage, completions, grpo_samples
 from agemem_dspy.optimizers.stepwise_grpo import StepwiseGRPO
 from agemem_dspy.optimizers.trainer import PolicyTrainer
 from agemem_dspy.optimizers.training import TrainerConfig
@@ -512,10 +513,10 @@ def test_with_stage_credit_the_calls_of_a_stage_are_compared_by_what_it_can_chan
     parts = {Stage.CONSTRUCT: 1.0, Stage.CONTROL: -1.0, Stage.REASON: 0.0}
     whole = [samples for samples in grpo_samples(groups, "token") if samples]
 
-    def by_stage(terms: Mapping[str, float], stage: Stage) -> float:
+    def part(terms: Mapping[str, float], stage: Stage) -> float:
         return parts[stage] * terms["reward"]
 
-    staged = grpo_samples(groups, "token", by_stage=by_stage)
+    staged = grpo_samples(groups, "token", partial(by_stage, part=part))
     for group in groups:
         assert len(set(group.rewards)) > 1
     taped = [[stage for stage, _ in own] for group in groups for own in completions(group)]
@@ -531,7 +532,7 @@ def test_with_call_credit_calls_are_compared_with_those_that_saw_the_same_prompt
         played = enumerate(group.trajectories)
         return replace(group, gains=tuple(tuple(gain(k) for _ in trajectory.steps) for k, trajectory in played))
 
-    played = grpo_samples([with_gains(group, float) for group in groups], "token", lam=0.0)
+    played = grpo_samples([with_gains(group, float) for group in groups], "token", partial(by_call, lam=0.0))
     alike = Counter(c.prompt_ids for group in groups for own in completions(group) for _, c in own)
     compared = Counter(tuple(one.prompt_ids.tolist()) for own in played for one in own)
     assert compared == {prompt: count for prompt, count in alike.items() if count > 1}
@@ -539,7 +540,9 @@ def test_with_call_credit_calls_are_compared_with_those_that_saw_the_same_prompt
     openings = [own[0].advantage for own in played[: len(groups[0].trajectories)]]
     assert openings == pytest.approx(group_advantages([float(k) for k in range(len(openings))]).tolist())
     assert sum(one.weight * len(one.completion_ids) for own in played for one in own) == pytest.approx(1.0)
-    assert grpo_samples([with_gains(group, lambda k: 1.0) for group in groups], "token", lam=0.0) == []
+    assert (
+        grpo_samples([with_gains(group, lambda k: 1.0) for group in groups], "token", partial(by_call, lam=0.0)) == []
+    )
 
 
 def test_the_trainers_logprobs_are_the_samplers_under_a_version_and_the_base(
