@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model trained on the spot")
     parser.add_argument("--seed", type=int, default=0, help="of sampling, task order and adapter weights")
     parser.add_argument("--steps", type=int, help="of GRPO")
+    parser.add_argument("--mistakes", type=float, help="share of the demonstrated decisions that are careless")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the run directory")
     arguments = parser.parse_args()
     config = replace(QUICK if arguments.quick else DemoConfig(), seed=arguments.seed)
@@ -88,6 +89,8 @@ def main() -> None:
         if arguments.steps < 1:
             parser.error("--steps must be at least 1")
         config = replace(config, max_steps=arguments.steps)
+    if arguments.mistakes is not None:
+        config = replace(config, mistakes=arguments.mistakes)
     try:
         Demo(config, arguments.out).run()
     except am.AgeMemError as error:
