@@ -129,6 +129,7 @@ class Demo:
         started = time.perf_counter()
         with self.progress:
             student = self._student()
+            teacher = self.config.teacher(student, self.config.seed)
             self._score("base", student, 0.0)
             self.began = time.perf_counter()
             optimizer = self.config.optimizer(
@@ -139,7 +140,6 @@ class Demo:
                 on_step=self._on_step,
                 on_phase=self._on_phase,
             )
-            teacher = self.config.teacher(student, self.config.seed)
             optimizer.compile(student, trainset=self.train, valset=self.val, teacher=teacher)
         self.console.print(self.table())
         for ours, theirs in (("grpo", "warm_start"), (SAMPLED.format("grpo"), SAMPLED.format("warm_start"))):
