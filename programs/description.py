@@ -25,11 +25,13 @@ def describe_program(program: dspy.Module) -> dict[str, Any]:
 
 
 def describe_lm(lm: Any) -> dict[str, Any] | None:
-    """Return an LM's name and options, None for no LM."""
+    """Return an LM's name and options, None for no LM; of one in this process also the digests of its weights."""
     if lm is None:
         return None
     options = {key: value for key, value in getattr(lm, "kwargs", {}).items() if key not in _SECRETS}
-    return {"model": getattr(lm, "model", type(lm).__qualname__), "options": options}
+    described = {"model": getattr(lm, "model", type(lm).__qualname__), "options": options}
+    digests = getattr(getattr(lm, "engine", None), "weights_sha256", None)  # a PolicyEngine; nothing here loads torch
+    return described if digests is None else {**described, "weights": digests(lm.model)}
 
 
 def describe_adapter(adapter: dspy.Adapter | None) -> dict[str, Any]:

@@ -147,6 +147,15 @@ class PolicyEngine:
             raise ModelError(f"this engine does not serve {model!r}; it serves {known}")
         return version
 
+    def weights_sha256(self, model: str) -> tuple[str, str]:
+        """Return the digests of the base weights and of the version that a model string addresses, "" for the base.
+
+        Raises:
+            ModelError: it serves no such model.
+        """
+        version = self.weights(model)
+        return self.loaded.sha256, version.sha256() if version is not None else ""
+
     def use(self, version: str) -> None:
         """Give the model the weights of `version`; the caller holds the engine's lock."""
         if version == self._loaded_version:

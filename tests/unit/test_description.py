@@ -14,8 +14,10 @@ from agemem_dspy.evaluation import evaluate
 from agemem_dspy.memory import HashEmbedder, LongTermMemory
 from agemem_dspy.optimizers.resume import digest_of
 from agemem_dspy.policy.compact import CompactAdapter
+from agemem_dspy.policy.lm import local_lm
+from agemem_dspy.policy.tiny import tiny_llama
 from agemem_dspy.programs import AgeMemAgent, ThreeStageEpisode
-from agemem_dspy.programs.description import describe_program
+from agemem_dspy.programs.description import describe_lm, describe_program
 from agemem_dspy.rewards import TrajectoryReward
 
 
@@ -57,6 +59,19 @@ OTHERS: dict[str, Callable[[], ThreeStageEpisode]] = {
     "LM": lambda: with_lm(model="scripted/other"),
     "temperature": lambda: with_lm(temperature=0.5),
 }
+
+
+def test_models_of_one_name_with_other_weights_are_told_apart(tmp_path: Path) -> None:
+    """A folder that was trained anew must not be scored by the rows of the weights before it."""
+
+    def described(folder: Path, seed: int) -> Any:
+        tiny_llama(folder / "mine", corpus=["Ana lives in Rome"], hidden=16, layers=1, vocab_size=300, seed=seed)
+        return describe_lm(local_lm(folder / "mine"))
+
+    first, same, retrained = (described(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert first == same
+    assert first["model"] == retrained["model"]
+    assert first != retrained
 
 
 def test_programs_that_play_otherwise_are_told_apart() -> None:
