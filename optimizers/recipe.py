@@ -50,7 +50,7 @@ class Recipe:
     num_generations: int = 8
     temperature: float = 0.5
     credit: Credit = "stage"
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     beta: float = 0.0
     top_layers: int | None = 15
     threads: int = 32
