@@ -1,6 +1,6 @@
 """The README's table, from finished runs of the demo with several seeds.
 
-    for seed in 0 1 2; do python examples/demo.py --seed $seed --steps 16 --out runs/demo-$seed; done
+    for seed in 0 1 2; do python examples/demo.py --seed $seed --steps 48 --out runs/demo-$seed; done
     python examples/demo_table.py runs/demo-0 runs/demo-1 runs/demo-2
 
 A cell is the mean over runs and episodes. Intervals (95 %) resample the held-out episodes, each with its mean over the

@@ -45,12 +45,12 @@ class Recipe:
     verbatim: bool = True
     keep_demos: bool = False
     warm_learning_rate: float = 1e-3
-    max_steps: int = 14
-    tasks_per_step: int = 2
+    max_steps: int = 7
+    tasks_per_step: int = 4
     num_generations: int = 8
     temperature: float = 0.5
     credit: Credit = "stage"
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     beta: float = 0.0
     top_layers: int | None = 15
     threads: int = 32

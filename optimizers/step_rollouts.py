@@ -29,7 +29,6 @@ class StepRollouts:
         config: see `GRPOConfig`.
         metric: scores the trajectories.
         trainset: the tasks.
-
         reserved: trajectories that follow every step within `max_metric_calls`: a validation.
 
     `scored` counts the trajectories and `taken` the tasks of the steps that were asked for.
