@@ -247,7 +247,8 @@ def test_the_budget_is_of_what_is_still_to_do(tmp_path: Path) -> None:
     worlds = [{"name": "w", "data": "assistant:test", "limit": 5}]
     made = experiment(methods=methods, train="assistant:train", train_limit=5, worlds=worlds, seeds=[0, 1])
     rows = budget(Bench(made, tmp_path / "run"))
-    trajectories = Recipe().max_steps * 2 * 8
+    recipe = Recipe()
+    trajectories = recipe.max_steps * recipe.tasks_per_step * recipe.num_generations
     assert [(row.what, row.episodes) for row in rows] == [
         ("GRPO of trained, seed 0", trajectories), ("GRPO of trained, seed 1", trajectories),
         ("w: base", 5), ("w: trained", 10), ("w: at 0.4", 10),
