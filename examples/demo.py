@@ -1,6 +1,6 @@
 """The demo behind `make demo`: compile the bundled assistant and print what each phase was worth.
 
-    python examples/demo.py                SmolLM2-135M; 15 minutes on two cores
+    python examples/demo.py                SmolLM2-135M; ten minutes on two cores
     python examples/demo.py --quick        a tiny model trained on the spot; 2 minutes
 
 Every phase is scored on the same held-out episodes. The run directory holds config.json, results.json,
